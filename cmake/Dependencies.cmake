@@ -1,0 +1,72 @@
+# Finds what syncbn is built from and makes imported targets of it.
+#
+#   syncbn::torch   LibTorch (CPU and CUDA parts), from the Python wheels pinned in
+#                   launch/requirements.txt, or from a folder of the user's own (-DSYNCBN_TORCH=…)
+#   syncbn::nccl    the NCCL that this LibTorch itself uses; SYNCBN_HAVE_NCCL says whether it is there
+#   MPI::MPI_CXX, Boost::program_options, spdlog::spdlog, nlohmann_json, ZLIB::ZLIB, OpenSSL::Crypto
+#
+# find_package(Torch) of a CUDA wheel insists on a CUDA toolkit, which building syncbn does not
+# need: the wheels carry the headers and the libraries. Hence the imported targets made by hand.
+
+set(SYNCBN_TORCH "" CACHE PATH
+    "LibTorch folder (with include/ and lib/); empty: the torch wheel of SYNCBN_VENV")
+set(SYNCBN_VENV "${PROJECT_SOURCE_DIR}/.venv" CACHE PATH
+    "Python environment made by launch/setup.sh from launch/requirements.txt")
+
+file(GLOB _site_packages "${SYNCBN_VENV}/lib/python3.*/site-packages")
+if(SYNCBN_TORCH)
+  set(_torch_dir "${SYNCBN_TORCH}")
+else()
+  set(_torch_dir "${_site_packages}/torch")
+endif()
+if(NOT EXISTS "${_torch_dir}/include/ATen/ATen.h")
+  message(FATAL_ERROR
+    "LibTorch not found in '${_torch_dir}'. Run launch/setup.sh, which makes .venv from "
+    "launch/requirements.txt, or name a LibTorch folder with -DSYNCBN_TORCH=…")
+endif()
+
+set(_nvidia_dirs "${_site_packages}/nvidia/cu13" "${_site_packages}/nvidia/nccl")
+set(SYNCBN_HAVE_CUDA OFF)
+set(SYNCBN_HAVE_NCCL OFF)
+set(_torch_libraries torch torch_cpu c10)
+if(EXISTS "${_torch_dir}/lib/libtorch_cuda.so" AND EXISTS "${_site_packages}/nvidia/cu13/include/cuda_runtime_api.h")
+  set(SYNCBN_HAVE_CUDA ON)
+  list(APPEND _torch_libraries torch_cuda c10_cuda)
+  if(EXISTS "${_site_packages}/nvidia/nccl/include/nccl.h")
+    set(SYNCBN_HAVE_NCCL ON)
+  endif()
+endif()
+
+add_library(syncbn::torch INTERFACE IMPORTED)
+target_include_directories(syncbn::torch SYSTEM INTERFACE
+  "${_torch_dir}/include" "${_torch_dir}/include/torch/csrc/api/include")
+target_compile_definitions(syncbn::torch INTERFACE _GLIBCXX_USE_CXX11_ABI=1)
+target_link_directories(syncbn::torch INTERFACE "${_torch_dir}/lib")
+# torch_cuda registers its kernels when it is loaded and is named by no symbol of ours: keep it.
+target_link_libraries(syncbn::torch INTERFACE "-Wl,--push-state,--no-as-needed"
+  ${_torch_libraries} "-Wl,--pop-state" "-Wl,--allow-shlib-undefined")
+set(SYNCBN_RPATH "${_torch_dir}/lib")
+if(SYNCBN_HAVE_CUDA)
+  target_include_directories(syncbn::torch SYSTEM INTERFACE "${_site_packages}/nvidia/cu13/include")
+  target_link_directories(syncbn::torch INTERFACE "${_site_packages}/nvidia/cu13/lib")
+  target_link_libraries(syncbn::torch INTERFACE
+    "${_site_packages}/nvidia/cu13/lib/libcudart.so.13")
+  list(APPEND SYNCBN_RPATH "${_site_packages}/nvidia/cu13/lib")
+endif()
+if(SYNCBN_HAVE_NCCL)
+  add_library(syncbn::nccl SHARED IMPORTED)
+  set_target_properties(syncbn::nccl PROPERTIES
+    IMPORTED_LOCATION "${_site_packages}/nvidia/nccl/lib/libnccl.so.2"
+    IMPORTED_SONAME libnccl.so.2
+    INTERFACE_INCLUDE_DIRECTORIES "${_site_packages}/nvidia/nccl/include")
+  list(APPEND SYNCBN_RPATH "${_site_packages}/nvidia/nccl/lib")
+endif()
+message(STATUS "LibTorch: ${_torch_dir} (CUDA ${SYNCBN_HAVE_CUDA}, NCCL ${SYNCBN_HAVE_NCCL})")
+
+find_package(MPI 3.1 REQUIRED COMPONENTS CXX)
+find_package(OpenMP REQUIRED COMPONENTS CXX)
+find_package(Boost 1.74 REQUIRED COMPONENTS program_options)
+find_package(spdlog REQUIRED)
+find_package(nlohmann_json 3.11 REQUIRED)
+find_package(ZLIB REQUIRED)
+find_package(OpenSSL 3 REQUIRED COMPONENTS Crypto)

@@ -1,0 +1,193 @@
+// The options: plain structs, and the one table that names them.
+//
+// From the table (`for_each_option`) come the --train.batch flag, the `[train]` / `batch = 64` line of
+// a configuration file, --help, --print-config, the config.ini saved with each run, and the axes of a
+// study. Precedence: default < file < command line. Defaults live in these structs and nowhere else.
+// Modules take their own struct (`const NormOptions&`) and never see the parser.
+#pragma once
+
+#include <cstdint>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "base/error.hpp"
+
+namespace syncbn {
+
+struct DataOptions {
+  std::string name = "mnist";       // mnist | fashion-mnist | synthetic
+  std::string dir;                  // empty: $SYNCBN_MNIST_DIR, else data/<name>
+  int64_t limit = 0;                // 0: all
+  std::string scale = "unit";       // unit | half | standard
+  std::string validation = "test";  // test | a fraction in (0, 1)
+};
+
+struct ModelOptions {
+  std::string hidden = "128,64";    // sizes of the hidden layers; empty: none
+  std::string activation = "relu";  // relu | sigmoid | tanh
+  std::string init = "torch";       // torch | he | glorot | normal
+  double init_std = 0.01;           // for init = normal
+  double dropout = 0;               // probability of zeroing
+};
+
+struct NormOptions {
+  std::string kind = "batch";                // none | batch | layer
+  std::string batch = "global";              // M: global | local | a number of samples
+  std::string position = "pre";              // pre | post (of the activation)
+  bool output = false;                       // also normalise the output layer
+  std::string eval = "running";              // running | recomputed | batch
+  double momentum = 0.1;                     // weight of the new batch, as in PyTorch
+  bool cumulative = false;                   // plain average over all steps instead
+  std::string running_variance = "unbiased"; // unbiased (PyTorch) | biased (Keras)
+  double eps = 1e-5;
+};
+
+struct TrainOptions {
+  int64_t batch = 128;           // B
+  int64_t batch_per_rank = 0;    // alternative to batch: B = this × ranks
+  int64_t epochs = 5;
+  int64_t max_steps = -1;        // −1: no limit; 0: write the initial weights and stop
+  std::string optimizer = "adam";  // sgd | adam | adamw
+  double lr = 1e-3;
+  std::string lr_rule = "none";  // none | linear | sqrt
+  int64_t lr_reference = 128;    // the batch for which lr is stated
+  int64_t warmup_steps = 0;
+  std::string schedule = "constant";  // constant | step | cosine
+  std::string milestones;             // epochs, for schedule = step: "10,20"
+  double gamma = 0.1;                 // factor at each milestone
+  double momentum = 0.9;              // sgd
+  bool nesterov = false;              // sgd
+  double beta1 = 0.9, beta2 = 0.999, adam_eps = 1e-8;
+  double weight_decay = 0;
+  double clip = 0;  // largest gradient norm; 0: off
+  bool drop_last = false;
+};
+
+struct RunOptions {
+  int64_t seed = 1;
+  std::string out;                // empty: runs/<config>-<time>
+  std::string device = "auto";    // auto | cpu | cuda
+  std::string backend = "auto";   // auto | mpi | nccl
+  std::string dtype = "float32";  // float32 | float64
+  int64_t threads = 0;            // per rank; 0: from the cores
+  double timeout = 60;            // seconds without progress; 0: no watchdog
+};
+
+struct Options {
+  DataOptions data;
+  ModelOptions model;
+  NormOptions norm;
+  TrainOptions train;
+  RunOptions run;
+
+  /// Keys whose value came from the configuration file: decides between exit code 78 and 64.
+  std::set<std::string> from_file;
+};
+
+/// Calls f("train.batch", field, "help") for each option, in the order of --help.
+template <class O, class F>
+void for_each_option(O& o, F&& f) {
+  f("data.name", o.data.name, "data set: mnist | fashion-mnist | synthetic");
+  f("data.dir", o.data.dir, "folder of the four IDX files [$SYNCBN_MNIST_DIR, else data/<name>]");
+  f("data.limit", o.data.limit, "use the first n training samples only (0: all)");
+  f("data.scale", o.data.scale,
+    "pixel scaling: unit (x/255) | half ((x/255-0.5)/0.5) | standard (MNIST mean and deviation)");
+  f("data.validation", o.data.validation,
+    "what is validated on: test, or a fraction of the training set (chosen by the seed)");
+  f("model.hidden", o.model.hidden, "sizes of the hidden layers, with commas");
+  f("model.activation", o.model.activation, "relu | sigmoid | tanh");
+  f("model.init", o.model.init,
+    "initial weights: torch (PyTorch's Linear) | he | glorot | normal (model.init_std)");
+  f("model.init_std", o.model.init_std, "standard deviation of model.init = normal");
+  f("model.dropout", o.model.dropout, "probability of dropping a hidden unit (0: off)");
+  f("norm.kind", o.norm.kind, "normalization: none | batch | layer");
+  f("norm.batch", o.norm.batch,
+    "M, samples behind one mean and variance: global (= train.batch) | local (a rank's share) | a number");
+  f("norm.position", o.norm.position, "pre | post: before or after the activation");
+  f("norm.output", o.norm.output, "normalise the output layer too: true | false");
+  f("norm.momentum", o.norm.momentum, "weight of the new batch in the running statistics");
+  f("norm.cumulative", o.norm.cumulative,
+    "running statistics as a plain average over all steps instead: true | false");
+  f("norm.running_variance", o.norm.running_variance,
+    "running variance: unbiased (PyTorch) | biased (Keras)");
+  f("norm.eps", o.norm.eps, "added to the variance");
+  f("norm.eval", o.norm.eval,
+    "statistics at evaluation: running | recomputed (over the training set) | batch");
+  f("train.batch", o.train.batch, "B, samples per step over all ranks");
+  f("train.batch_per_rank", o.train.batch_per_rank, "instead of train.batch: B = this times the ranks");
+  f("train.epochs", o.train.epochs, "passes over the training set");
+  f("train.max_steps", o.train.max_steps,
+    "stop after this many steps (-1: no limit; 0: write the initial weights and stop)");
+  f("train.optimizer", o.train.optimizer, "sgd | adam | adamw");
+  f("train.lr", o.train.lr, "learning rate, stated for train.lr_reference when a rule is set");
+  f("train.lr_rule", o.train.lr_rule, "scale the learning rate with B: none | linear | sqrt");
+  f("train.lr_reference", o.train.lr_reference, "the batch that train.lr is stated for");
+  f("train.warmup_steps", o.train.warmup_steps, "steps of linear warm-up");
+  f("train.schedule", o.train.schedule, "constant | step (train.milestones) | cosine (to 0)");
+  f("train.milestones", o.train.milestones, "epochs at which the rate is multiplied by train.gamma");
+  f("train.gamma", o.train.gamma, "factor of schedule = step");
+  f("train.momentum", o.train.momentum, "momentum of sgd");
+  f("train.nesterov", o.train.nesterov, "Nesterov's momentum for sgd: true | false");
+  f("train.beta1", o.train.beta1, "Adam's decay of the gradient average");
+  f("train.beta2", o.train.beta2, "Adam's decay of the squared-gradient average");
+  f("train.adam_eps", o.train.adam_eps, "Adam's epsilon");
+  f("train.weight_decay", o.train.weight_decay,
+    "L2 penalty (sgd, adam) or decoupled decay (adamw), on all parameters");
+  f("train.clip", o.train.clip, "largest norm of the gradient; longer ones are scaled (0: off)");
+  f("train.drop_last", o.train.drop_last, "drop the short last batch of an epoch: true | false");
+  f("run.seed", o.run.seed, "seed of weights, order, dropout and splits");
+  f("run.out", o.run.out, "the run's folder [runs/<config>-<time>]");
+  f("run.device", o.run.device, "auto | cpu | cuda");
+  f("run.backend", o.run.backend, "auto | mpi | nccl");
+  f("run.dtype", o.run.dtype, "float32 | float64");
+  f("run.threads", o.run.threads, "CPU threads per rank (0: the cores it may use)");
+  f("run.timeout", o.run.timeout, "seconds without progress after which a rank ends the job (0: never)");
+}
+
+/// Sets one option from text; throws UsageError (unknown key with the nearest known one; a value that
+/// is not of the key's type, or not finite) with `code`.
+void set_option(Options& options, const std::string& key, const std::string& value,
+                ExitCode code = ExitCode::kUsage);
+
+/// The options as an INI text that parses back to equal options.
+std::string to_ini(const Options& options);
+
+/// Checks every value's range and how they go together; needs no rank count and no data.
+/// Throws UsageError: key, value, expected, code 78 if the value came from the file, else 64.
+void validate(const Options& options);
+
+/// B for `ranks` ranks: train.batch, or batch_per_rank × ranks.
+int64_t global_batch(const TrainOptions& options, int ranks);
+
+/// UsageError about `key`, with code 78 if its value came from the file, else 64.
+UsageError option_error(const Options& options, const std::string& key, const std::string& message);
+
+/// "128,64" → {128, 64}. Throws UsageError naming `key` unless all are whole numbers from 1 to 2^20.
+std::vector<int64_t> parse_sizes(const std::string& key, const std::string& text);
+
+/// What the command line asked for besides options.
+struct CommandLine {
+  std::string config;  ///< path of the configuration file; empty: none
+  bool help = false, version = false, print_config = false, dry_run = false, overwrite = false;
+  std::vector<std::pair<std::string, std::string>> settings;  ///< --key value, in order
+};
+
+/// Parses a program's arguments (no file is read). Throws UsageError (64): unknown or doubled options
+/// with the nearest known one, stray words (suggesting --config), missing values.
+CommandLine parse_command_line(int argc, const char* const* argv);
+
+/// Options from the text of a configuration file (its name is used in messages) and the settings of
+/// the command line, which win; validated. Throws UsageError: 78 for the file (with line number,
+/// unknown and doubled keys, '#' inside a value), 64 for the command line.
+Options parse_options(const CommandLine& line, const std::string& config_text,
+                      const std::string& config_name);
+
+/// Reads a configuration file whole. Throws Error: 66 missing, not a regular file, unreadable; 78
+/// larger than 1 MiB or not text.
+std::string read_config(const std::string& path);
+
+/// --help, grouped by section.
+std::string help_text(const std::string& program);
+
+}  // namespace syncbn

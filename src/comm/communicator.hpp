@@ -1,0 +1,73 @@
+// The communicator: the few collective calls that syncbn needs, behind one interface.
+//
+// Contract, for every member except rank(), size() and backend(): *collective* — every rank of this
+// communicator calls it, in the same order, with the same dtype and the same number of elements.
+// Tensors are contiguous and live on the device that the communicator was made for (MPI takes CUDA
+// tensors too, staged through host memory). dtypes: float32, float64, int32, int64, uint8. Empty
+// tensors are allowed and move nothing.
+//
+// MPI calls block until done. NCCL calls are enqueued on the current CUDA stream and return at once.
+// A communicator of one rank returns at once inside; callers never test for it.
+//
+// Errors: a failing MPI, NCCL or CUDA call throws Error(kSystem) with the library's own text.
+// Destructors never throw; while an exception unwinds, or after MPI is finalised, they free nothing.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/error.hpp"
+
+namespace syncbn {
+
+enum class ReduceOp { kSum, kMax, kMin };
+
+class Communicator;
+using CommPtr = std::shared_ptr<Communicator>;
+
+class Communicator {
+ public:
+  Communicator() = default;
+  Communicator(const Communicator&) = delete;
+  Communicator& operator=(const Communicator&) = delete;
+  virtual ~Communicator() = default;
+
+  virtual int rank() const = 0;
+  virtual int size() const = 0;
+  /// "mpi" or "nccl".
+  virtual std::string backend() const = 0;
+
+  /// t ← op over all ranks of t, in place. The result has the same bits on every rank.
+  virtual void all_reduce(at::Tensor& t, ReduceOp op = ReduceOp::kSum) = 0;
+  /// t (…) of every rank → out (size, …), in rank order. out: contiguous, t's dtype and device.
+  virtual void all_gather(const at::Tensor& t, at::Tensor& out) = 0;
+  /// t of `root` → t of every rank, in place.
+  virtual void broadcast(at::Tensor& t, int root = 0) = 0;
+
+  /// Returns when every rank has called it. Never touches the GPU (as the next three).
+  virtual void barrier() = 0;
+  /// Ranks with the same color ≥ 0 form a new communicator, ordered by key, then by rank.
+  /// color < 0: this rank joins none and gets null.
+  virtual CommPtr split(int color, int key) = 0;
+  /// The largest `value` of all ranks.
+  virtual int64_t max_on_host(int64_t value) = 0;
+  /// `text` of every rank (any length, any bytes), in rank order, on every rank.
+  virtual std::vector<std::string> gather_text(const std::string& text) = 0;
+};
+
+/// Collective. Runs `phase` on every rank; if it throws on any, all ranks throw UsageError with the
+/// message and exit code of the lowest such rank ("[rank r/R] " in front unless all ranks failed with
+/// the same message). `phase` calls no collective. Put it around whatever may fail on one rank alone,
+/// before the next collective, so that no peer is left waiting.
+void agree(Communicator& comm, const std::function<void()>& phase);
+
+/// Collective. Throws UsageError(kDisagree), naming the ranks that differ from rank 0 and showing the
+/// first differing line of both, unless `text` is the same on every rank. `what`: "the options".
+void agree_same(Communicator& comm, const std::string& text, const std::string& what);
+
+}  // namespace syncbn

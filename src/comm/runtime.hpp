@@ -1,0 +1,94 @@
+// The runtime: MPI's life, this process's place in the job, and the one place that ends a process.
+//
+// A program is `int main(int argc, char** argv) { return guarded_main(argc, argv, body); }`.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "comm/communicator.hpp"
+
+namespace syncbn {
+
+/// Owns MPI (MPI_THREAD_SERIALIZED; MPI_ERRORS_RETURN; only the main thread calls it). One per
+/// process. Turns off autograd's per-device threads, so that collectives inside a backward stay on
+/// the calling thread and in order.
+class Runtime {
+ public:
+  Runtime(int& argc, char**& argv);
+  ~Runtime();
+  Runtime(const Runtime&) = delete;
+  Runtime& operator=(const Runtime&) = delete;
+
+  /// All ranks of the job, over MPI, for host tensors and control.
+  const CommPtr& world() const { return world_; }
+  int rank() const { return world_->rank(); }
+  int size() const { return world_->size(); }
+  /// Place among the ranks that share this node's memory (MPI_Comm_split_type SHARED).
+  int local_rank() const { return local_rank_; }
+  int local_size() const { return local_size_; }
+  const std::string& host() const { return host_; }
+
+  /// Collective over the node. Zero-filled bytes, one copy per node, mapped into each of its ranks
+  /// (MPI_Win_allocate_shared). Local rank 0 fills them, then all call node_barrier(). The memory
+  /// lives as long as the last copy of the pointer, and no longer than this Runtime.
+  std::shared_ptr<uint8_t> node_shared_bytes(size_t bytes);
+  /// Collective over the node; orders writes to shared bytes before reads of them.
+  void node_barrier();
+
+  /// "Open MPI 4.1.4", from MPI_Get_library_version.
+  static std::string mpi_version();
+
+ private:
+  struct State;  // MPI handles; MPI's header stays inside comm/*.cpp
+  std::unique_ptr<State> state_;
+  CommPtr world_;
+  int local_rank_ = 0, local_size_ = 1;
+  std::string host_;
+};
+
+/// Runs `body` under a Runtime and returns the process's exit code.
+///   body returns            MPI is finalised; its value is the exit code (an ExitCode)
+///   body throws UsageError  every rank has thrown it: rank 0 prints one line to stderr, all finalise
+///   body throws otherwise   this rank prints one line, prefixed [rank r/R host], and MPI_Abort(code)
+///                           ends the job: no peer is left waiting
+int guarded_main(int argc, char** argv, const std::function<int(Runtime&)>& body);
+
+/// Where a rank computes and by what it talks.
+struct Placement {
+  at::Device device{at::kCPU};
+  std::string backend = "mpi";             ///< "mpi" or "nccl"
+  std::vector<std::string> rank_devices;   ///< for each world rank: "host: cuda:1 (NVIDIA H200)"
+  std::string note;                        ///< one line for the log when the choice needs one, else empty
+};
+
+/// Collective. device: auto | cpu | cuda; backend: auto | mpi | nccl. auto takes CUDA when every node
+/// has a device, NCCL when every rank has one of its own; ranks that share a GPU use MPI staged
+/// through host memory, and `note` says so. The device is local_rank modulo the visible devices.
+/// Makes the device current. Throws UsageError(kUnavailable) with the mapping when what was asked for
+/// explicitly cannot be (nccl with a shared GPU, cuda without one, NCCL not compiled in).
+Placement choose_placement(Runtime& runtime, const std::string& device, const std::string& backend);
+
+/// Collective. The communicator over all ranks for tensors on `placement.device`.
+CommPtr make_communicator(Runtime& runtime, const Placement& placement);
+
+/// The CPU threads of this rank, and what is harmful about them.
+struct ThreadPlan {
+  int threads = 1;                    ///< set with at::set_num_threads
+  int bound_cores = 1;                ///< cores that this rank may run on
+  std::vector<std::string> warnings;  ///< on rank 0, one line each; also set for other ranks
+};
+
+/// Collective. requested 0: the cores that this rank may run on, divided by the node's ranks that
+/// share them (at least 1; OMP_NUM_THREADS, when set, is taken instead). Warns when threads of one
+/// rank share one core because the launcher bound it, when the ranks of a node together run more
+/// threads than its cores, and when several ranks are bound to one and the same core. Sets the count.
+ThreadPlan plan_threads(Runtime& runtime, int requested);
+
+}  // namespace syncbn

@@ -1,0 +1,40 @@
+// The watchdog: a thread that ends a process which makes no progress, so that a job with a dead,
+// stopped or looping rank ends instead of hanging (Open MPI and NCCL do not notice; see README).
+#pragma once
+
+#include <atomic>
+#include <condition_variable>
+#include <mutex>
+#include <string>
+#include <thread>
+
+namespace syncbn {
+
+/// While it lives: if `beat` was not called for `limit_s` seconds, writes one line to stderr (who,
+/// phase, step, seconds) and calls _exit(124). mpirun then ends the other ranks. Never calls MPI.
+/// limit_s ≤ 0: off.
+class Watchdog {
+ public:
+  Watchdog(std::string who, double limit_s);
+  ~Watchdog();
+  Watchdog(const Watchdog&) = delete;
+  Watchdog& operator=(const Watchdog&) = delete;
+
+  /// Progress was made: now at `phase` (a string literal) of `step`. Wait-free.
+  void beat(const char* phase, int64_t step) noexcept;
+
+ private:
+  void watch();
+
+  std::string who_;
+  double limit_s_;
+  std::atomic<const char*> phase_{"start"};
+  std::atomic<int64_t> step_{0};
+  std::atomic<uint64_t> beats_{0};
+  bool stop_ = false;  // guarded by mutex_
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::thread thread_;
+};
+
+}  // namespace syncbn

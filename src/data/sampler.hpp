@@ -1,0 +1,43 @@
+// The order of samples: global batches first, rank shares second.
+//
+// One permutation per epoch, a pure function of (seed, epoch). Global batch k is
+// permutation[kB, min((k+1)B, n)); rank r of R takes rows [⌊rb/R⌋, ⌊(r+1)b/R⌋) of a batch of b
+// samples. So what a step sees depends on (seed, epoch, B) and never on R, and shares of one batch
+// differ by at most one sample; a share may be empty. Not collective, no communication.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace syncbn {
+
+/// Rows of a global batch: [begin, end).
+struct Range {
+  int64_t begin = 0, end = 0;
+  int64_t size() const { return end - begin; }
+};
+
+/// Rank r's rows of a global batch of b samples: [⌊r·b/R⌋, ⌊(r+1)·b/R⌋).
+Range share_of(int64_t batch, int rank, int ranks);
+
+class BatchSampler {
+ public:
+  /// n samples in global batches of `batch`; the short last one is kept unless drop_last.
+  BatchSampler(int64_t n, int64_t batch, uint64_t seed, bool drop_last);
+
+  /// Makes the order of `epoch` (0-based). Any epoch, in any order.
+  void start_epoch(int64_t epoch);
+  int64_t steps_per_epoch() const;
+  /// Samples in global batch `step` (B, or fewer for the last one).
+  int64_t batch_size(int64_t step) const;
+  /// The samples of rows `rows` of global batch `step`; valid until the next start_epoch.
+  const int64_t* samples(int64_t step, Range rows) const;
+
+ private:
+  int64_t n_, batch_;
+  uint64_t seed_;
+  bool drop_last_;
+  std::vector<int64_t> order_;
+};
+
+}  // namespace syncbn
