@@ -101,8 +101,12 @@ void moments(const at::Tensor& x, const std::vector<Range>& rows, at::Tensor& st
   const int64_t features = x.size(1);
   if (!x.is_cpu()) {
     for_piece_views(rows, [&](Range pieces, Range r) {
-      const at::Tensor v = view_pieces(x, pieces, r).to(at::kDouble);
       at::Tensor out = stats.narrow(0, pieces.begin, pieces.size());
+      if (r.size() == 0) {  // the mean of no rows is NaN, and NaN times a count of 0 still is
+        out.zero_();
+        return;
+      }
+      const at::Tensor v = view_pieces(x, pieces, r).to(at::kDouble);
       const at::Tensor mean = v.mean(1, /*keepdim=*/true);
       out.narrow(1, 0, 1).fill_(static_cast<double>(v.size(1)));
       out.narrow(1, 1, features).copy_(mean.squeeze(1));
@@ -272,6 +276,30 @@ void input_gradient(const at::Tensor& x, const at::Tensor& dy, const std::vector
       });
       s += 2 * features + 1;
       sum += 2 * features;
+    }
+  });
+}
+
+void weighted_sum(const at::Tensor& table, int64_t first, const std::vector<double>& weights,
+                  at::Tensor& out) {
+  const int64_t width = out.size(0);
+  if (!out.is_cpu()) {
+    out.zero_();
+    for (size_t p = 0; p < weights.size(); ++p) {
+      out.add_(table[static_cast<int64_t>(p)].narrow(0, first, width), weights[p]);
+    }
+    return;
+  }
+  with_dtype(out, [&](auto zero) {
+    using T = decltype(zero);
+    T* result = out.mutable_data_ptr<T>();
+    const auto* rows = table.const_data_ptr<double>() + first;
+    for (int64_t c = 0; c < width; ++c) {
+      double sum = 0;
+      for (size_t p = 0; p < weights.size(); ++p) {
+        sum += weights[p] * rows[static_cast<int64_t>(p) * table.size(1) + c];
+      }
+      result[c] = static_cast<T>(sum);
     }
   });
 }

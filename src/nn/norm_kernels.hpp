@@ -48,4 +48,9 @@ void input_gradient(const at::Tensor& x, const at::Tensor& dy, const std::vector
                     const at::Tensor& stats, const at::Tensor& sums, const at::Tensor& gamma,
                     double eps, at::Tensor& dx);
 
+/// out (W) ← Σ over p of weights[p] · table[p][first … first + W), rounded to out's dtype once.
+/// table: (P, ≥ first + W) float64.
+void weighted_sum(const at::Tensor& table, int64_t first, const std::vector<double>& weights,
+                  at::Tensor& out);
+
 }  // namespace syncbn

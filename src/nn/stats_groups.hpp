@@ -30,6 +30,7 @@ struct StatsGroups {
   struct Piece {
     Range rows;               ///< within this rank's share
     int64_t shared = kWhole;  ///< which of the shared groups, or kWhole: the whole group is here
+    int64_t group_samples = 0;  ///< samples in the whole group, on all ranks
   };
 
   std::vector<Piece> pieces;  ///< this rank's rows, cut at group borders, in row order; no empty piece
