@@ -13,7 +13,8 @@
 #   SYNCBN_NO_FALLBACK=1   never take Fashion-MNIST
 set -euo pipefail
 
-readonly root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+readonly root
 readonly own_dir=$root/data/mnist
 readonly debian_dir=/usr/share/datasets/fashion-mnist
 readonly mirrors=${SYNCBN_MNIST_MIRRORS:-https://ossci-datasets.s3.amazonaws.com/mnist
@@ -25,11 +26,13 @@ readonly files=(train-images-idx3-ubyte train-labels-idx1-ubyte
 declare -rA size=(
   [train-images-idx3-ubyte]=47040016 [train-labels-idx1-ubyte]=60008
   [t10k-images-idx3-ubyte]=7840016 [t10k-labels-idx1-ubyte]=10008)
+# shellcheck disable=SC2034  # used by name, in is_file
 declare -rA mnist=(
   [train-images-idx3-ubyte]=ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db
   [train-labels-idx1-ubyte]=65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5
   [t10k-images-idx3-ubyte]=0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7
   [t10k-labels-idx1-ubyte]=ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2)
+# shellcheck disable=SC2034
 declare -rA fashion_mnist=(
   [train-images-idx3-ubyte]=c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888
   [train-labels-idx1-ubyte]=bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9
@@ -68,8 +71,8 @@ finish() { printf '%s %s\n' "$1" "$(cd "$2" && pwd)"; exit 0; }
 # download URL PART: leaves the whole body in PART, going on with what is there already. A connection
 # that breaks is taken up again twice.
 download() {
-  local try status
-  for try in 1 2 3; do
+  local status
+  for _ in 1 2 3; do
     status=0
     curl --fail --location --silent --show-error --globoff --connect-timeout 5 \
       --speed-limit 1024 --speed-time "$stall_s" --max-time $((stall_s * 60)) \
