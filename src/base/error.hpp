@@ -51,7 +51,7 @@ class UsageError : public Error {
 template <class... Parts>
 std::string concat(const Parts&... parts) {
   std::ostringstream out;
-  (out << ... << parts);
+  (void)(out << ... << parts);
   return out.str();
 }
 

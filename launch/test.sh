@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Builds what has changed and runs every test that this machine can run.
+#
+#   launch/test.sh [CTEST OPTION …]      for instance -R comm
+#
+# Left out: label "gpu" (ctest --test-dir build -L gpu), label "bench", and, unless run by root,
+# label "root". The last line says "N passed, N failed"; the exit code is ctest's.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+
+setup
+say "Getting the data"
+data=$("$root/launch/fetch_mnist.sh") || die $? "no data; the lines above say why."
+data=${data##*$'\n'}
+export SYNCBN_MNIST_DIR=${data#* }
+
+left_out='gpu|bench'
+if (($(id -u) != 0)); then
+  left_out+='|root'
+  say "Not root: leaving out the tests with label 'root' (two hosts as network namespaces)"
+fi
+say "Testing ($(cores) at a time)"
+summary=$(mktemp)
+trap 'rm -f "$summary"' EXIT
+status=0
+ctest --test-dir "$build" -LE "^($left_out)\$" --output-on-failure --no-tests=error -j "$(cores)" "$@" \
+  </dev/null | tee "$summary" || status=$?
+
+awk '/tests passed, .* tests failed out of/ { failed = $4; total = $NF }
+     /\(Skipped\)$/ { skipped++ }
+     END { if (skipped) print skipped / 2 " skipped, named above"
+           printf "%d passed, %d failed\n", total - failed - skipped / 2, failed }' "$summary"
+exit "$status"
