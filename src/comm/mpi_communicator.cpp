@@ -6,6 +6,8 @@
 #include <exception>
 #include <numeric>
 
+#include "comm/argument_checks.hpp"
+
 namespace syncbn {
 namespace {
 
@@ -22,8 +24,7 @@ MPI_Datatype mpi_type(at::ScalarType type) {
     case at::kByte:
       return MPI_UINT8_T;
     default:
-      throw Error(concat("A communicator takes float32, float64, int32, int64 and uint8, not ",
-                         at::toString(type), "."));
+      refuse_type(type);
   }
 }
 
@@ -72,12 +73,7 @@ class MpiCommunicator final : public Communicator {
 
   void all_gather(const at::Tensor& t, at::Tensor& out) override {
     const auto type = checked_type(t);
-    checked_type(out);
-    SYNCBN_CHECK(out.scalar_type() == t.scalar_type() && out.device() == t.device() &&
-                     out.numel() == size_ * t.numel(),
-                 "all_gather of ", t.sizes(), " over ", size_, " ranks cannot go into ",
-                 out.sizes(), ": dtype and device must be equal, and the elements ", size_,
-                 " times as many.");
+    check_gather(t, out, size_);
     if (t.numel() == 0) return;
     if (size_ == 1) {
       out.copy_(t.view_as(out));
@@ -93,8 +89,7 @@ class MpiCommunicator final : public Communicator {
 
   void broadcast(at::Tensor& t, int root) override {
     const auto type = checked_type(t);
-    SYNCBN_CHECK(root >= 0 && root < size_, "Rank ", root, " cannot broadcast to ", size_,
-                 " ranks.");
+    check_root(root, size_);
     if (size_ == 1 || t.numel() == 0) return;
     at::Tensor host = to_host(t);
     mpi_check(MPI_Bcast(host.data_ptr(), mpi_count(host.numel()), type, root, comm_), "MPI_Bcast");
@@ -140,7 +135,7 @@ class MpiCommunicator final : public Communicator {
 
  private:
   static MPI_Datatype checked_type(const at::Tensor& t) {
-    SYNCBN_CHECK(t.is_contiguous(), "A communicator takes contiguous tensors only.");
+    check_contiguous(t);
     return mpi_type(t.scalar_type());
   }
 
