@@ -107,7 +107,7 @@ int64_t Trainer::steps_in_all() const {
 StepTimes Trainer::take_times() { return std::exchange(times_, StepTimes{}); }
 
 Score Trainer::train_epoch(int64_t epoch) {
-  sampler_.start_epoch(epoch);
+  start_epoch(epoch);
   epoch_totals_.zero_();
   const int64_t steps = std::min(steps_per_epoch(), steps_in_all() - step_);
   int64_t samples = 0;

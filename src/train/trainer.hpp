@@ -51,7 +51,9 @@ class Trainer {
   /// UsageError(kInvariant) on all ranks in the step whose loss is not finite.
   Score train_epoch(int64_t epoch);
 
-  /// Collective. One step on the samples of global batch `k` of the epoch begun last.
+  /// The two halves of train_epoch: make the order of an epoch, then (collective) take one step on the
+  /// samples of its global batch `k`.
+  void start_epoch(int64_t epoch) { sampler_.start_epoch(epoch); }
   void train_step(int64_t k);
 
   /// Collective. Loss and accuracy over a split, with the statistics of norm.eval. `recomputed`
