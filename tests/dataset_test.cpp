@@ -154,7 +154,7 @@ TEST_F(DatasetTest, LimitTakesTheFirstTrainingSamples) {
 TEST_F(DatasetTest, ALimitBeyondTheSetIsRefused) {
   options_.data.limit = kTrain + 1;
   expect_refused(ExitCode::kUsage, {"data.limit", "38", "37"});
-  options_.from_file.insert("data.limit");
+  options_.from_file["data.limit"] = "small.ini: line 2";
   expect_refused(ExitCode::kConfig, {"data.limit", "38", "37"});
 }
 
@@ -185,7 +185,7 @@ TEST_F(DatasetTest, AnEmptySplitIsRefused) {
     options_.data.validation = fraction;
     expect_refused(ExitCode::kUsage, {"data.validation", fraction, "37 samples"});
   }
-  options_.from_file.insert("data.validation");
+  options_.from_file["data.validation"] = "small.ini: line 3";
   expect_refused(ExitCode::kConfig, {"data.validation"});
   options_.data.validation = "0.2x";
   expect_refused(ExitCode::kConfig, {"data.validation", "0.2x"});

@@ -26,14 +26,18 @@ class RankVerdict : public testing::EmptyTestEventListener {
         deadline_(who_ + "test over its deadline:", kTestDeadlineS) {}
 
  private:
-  void OnTestStart(const testing::TestInfo& info) override { deadline_.beat(info.name(), 0); }
+  void OnTestStart(const testing::TestInfo& info) override {
+    running_ = &info;
+    deadline_.beat(info.name(), 0);
+  }
 
   void OnTestPartResult(const testing::TestPartResult& part) override {
     if (comm_->rank() == 0 || !part.failed() || agreeing_) return;
-    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-    std::fprintf(stderr, "%s%s.%s: %s:%d: %s\n", who_.c_str(), info ? info->test_suite_name() : "",
-                 info ? info->name() : "", part.file_name() ? part.file_name() : "?",
-                 part.line_number(), part.message());
+    // Not UnitTest::current_test_info(): GoogleTest holds its lock here, and that call would take
+    // it.
+    std::fprintf(stderr, "%s%s.%s: %s:%d: %s\n", who_.c_str(),
+                 running_ ? running_->test_suite_name() : "", running_ ? running_->name() : "",
+                 part.file_name() ? part.file_name() : "?", part.line_number(), part.message());
   }
 
   void OnTestEnd(const testing::TestInfo& info) override {
@@ -51,6 +55,7 @@ class RankVerdict : public testing::EmptyTestEventListener {
 
   CommPtr comm_;
   std::string who_;
+  const testing::TestInfo* running_ = nullptr;
   bool agreeing_ = false;
   Watchdog deadline_;
 };
