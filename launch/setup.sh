@@ -56,8 +56,9 @@ install_packages() {
     return
   fi
   local installed missing=() package as_root=()
+  # dpkg-query fails when it does not know a package: that one is missing, then.
   installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null |
-    sed -n 's/^installed //p')
+    sed -n 's/^installed //p' || true)
   for package in "$@"; do
     grep -qxF -- "$package" <<<"$installed" || missing+=("$package")
   done
