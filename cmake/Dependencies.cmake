@@ -65,6 +65,12 @@ message(STATUS "LibTorch: ${_torch_dir} (CUDA ${SYNCBN_HAVE_CUDA}, NCCL ${SYNCBN
 
 find_package(MPI 3.1 REQUIRED COMPONENTS CXX)
 find_package(OpenMP REQUIRED COMPONENTS CXX)
+# LibTorch's wheel brings an OpenMP run-time library under the system's file name. One process must
+# have one: LibTorch's own.
+if(EXISTS "${_torch_dir}/lib/libgomp.so.1")
+  set_target_properties(OpenMP::OpenMP_CXX PROPERTIES
+    INTERFACE_LINK_LIBRARIES "${_torch_dir}/lib/libgomp.so.1")
+endif()
 find_package(Boost 1.74 REQUIRED COMPONENTS program_options)
 find_package(spdlog REQUIRED)
 find_package(nlohmann_json 3.11 REQUIRED)

@@ -1,14 +1,17 @@
 // The options: plain structs, and the one table that names them.
 //
-// From the table (`for_each_option`) come the --train.batch flag, the `[train]` / `batch = 64` line of
-// a configuration file, --help, --print-config, the config.ini saved with each run, and the axes of a
-// study. Precedence: default < file < command line. Defaults live in these structs and nowhere else.
-// Modules take their own struct (`const NormOptions&`) and never see the parser.
+// From the table (`for_each_option`) come the --train.batch flag, the `[train]` / `batch = 64` line
+// of a configuration file, --help, --print-config, the config.ini saved with each run, and the axes
+// of a study. Precedence: default < file < command line. Defaults live in these structs and nowhere
+// else. Modules take their own struct (`const NormOptions&`) and never see the parser.
 #pragma once
 
 #include <cstdint>
+#include <map>
+#include <optional>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/error.hpp"
@@ -32,22 +35,22 @@ struct ModelOptions {
 };
 
 struct NormOptions {
-  std::string kind = "batch";                // none | batch | layer
-  std::string batch = "global";              // M: global | local | a number of samples
-  std::string position = "pre";              // pre | post (of the activation)
-  bool output = false;                       // also normalise the output layer
-  std::string eval = "running";              // running | recomputed | batch
-  double momentum = 0.1;                     // weight of the new batch, as in PyTorch
-  bool cumulative = false;                   // plain average over all steps instead
-  std::string running_variance = "unbiased"; // unbiased (PyTorch) | biased (Keras)
+  std::string kind = "batch";                 // none | batch | layer
+  std::string batch = "global";               // M: global | local | a number of samples
+  std::string position = "pre";               // pre | post (of the activation)
+  bool output = false;                        // also normalise the output layer
+  std::string eval = "running";               // running | recomputed | batch
+  double momentum = 0.1;                      // weight of the new batch, as in PyTorch
+  bool cumulative = false;                    // plain average over all steps instead
+  std::string running_variance = "unbiased";  // unbiased (PyTorch) | biased (Keras)
   double eps = 1e-5;
 };
 
 struct TrainOptions {
-  int64_t batch = 128;           // B
-  int64_t batch_per_rank = 0;    // alternative to batch: B = this × ranks
+  int64_t batch = 128;         // B
+  int64_t batch_per_rank = 0;  // above 0, instead of batch: B = this × ranks
   int64_t epochs = 5;
-  int64_t max_steps = -1;        // −1: no limit; 0: write the initial weights and stop
+  int64_t max_steps = -1;          // −1: no limit; 0: write the initial weights and stop
   std::string optimizer = "adam";  // sgd | adam | adamw
   double lr = 1e-3;
   std::string lr_rule = "none";  // none | linear | sqrt
@@ -81,8 +84,11 @@ struct Options {
   TrainOptions train;
   RunOptions run;
 
-  /// Keys whose value came from the configuration file: decides between exit code 78 and 64.
-  std::set<std::string> from_file;
+  /// Keys that were given a value by a file, a command line or a sweep.
+  std::set<std::string> set_keys;
+  /// Of these, the ones whose value came from a file, and where: "mnist.ini: line 3". Decides
+  /// between exit code 78 and 64.
+  std::map<std::string, std::string> from_file;
 };
 
 /// Calls f("train.batch", field, "help") for each option, in the order of --help.
@@ -103,7 +109,8 @@ void for_each_option(O& o, F&& f) {
   f("model.dropout", o.model.dropout, "probability of dropping a hidden unit (0: off)");
   f("norm.kind", o.norm.kind, "normalization: none | batch | layer");
   f("norm.batch", o.norm.batch,
-    "M, samples behind one mean and variance: global (= train.batch) | local (a rank's share) | a number");
+    "M, samples behind one mean and variance: global (= train.batch) | local (a rank's share) | a "
+    "number");
   f("norm.position", o.norm.position, "pre | post: before or after the activation");
   f("norm.output", o.norm.output, "normalise the output layer too: true | false");
   f("norm.momentum", o.norm.momentum, "weight of the new batch in the running statistics");
@@ -115,7 +122,8 @@ void for_each_option(O& o, F&& f) {
   f("norm.eval", o.norm.eval,
     "statistics at evaluation: running | recomputed (over the training set) | batch");
   f("train.batch", o.train.batch, "B, samples per step over all ranks");
-  f("train.batch_per_rank", o.train.batch_per_rank, "instead of train.batch: B = this times the ranks");
+  f("train.batch_per_rank", o.train.batch_per_rank,
+    "instead of train.batch: B = this times the ranks");
   f("train.epochs", o.train.epochs, "passes over the training set");
   f("train.max_steps", o.train.max_steps,
     "stop after this many steps (-1: no limit; 0: write the initial weights and stop)");
@@ -125,7 +133,8 @@ void for_each_option(O& o, F&& f) {
   f("train.lr_reference", o.train.lr_reference, "the batch that train.lr is stated for");
   f("train.warmup_steps", o.train.warmup_steps, "steps of linear warm-up");
   f("train.schedule", o.train.schedule, "constant | step (train.milestones) | cosine (to 0)");
-  f("train.milestones", o.train.milestones, "epochs at which the rate is multiplied by train.gamma");
+  f("train.milestones", o.train.milestones,
+    "epochs at which the rate is multiplied by train.gamma");
   f("train.gamma", o.train.gamma, "factor of schedule = step");
   f("train.momentum", o.train.momentum, "momentum of sgd");
   f("train.nesterov", o.train.nesterov, "Nesterov's momentum for sgd: true | false");
@@ -142,28 +151,44 @@ void for_each_option(O& o, F&& f) {
   f("run.backend", o.run.backend, "auto | mpi | nccl");
   f("run.dtype", o.run.dtype, "float32 | float64");
   f("run.threads", o.run.threads, "CPU threads per rank (0: the cores it may use)");
-  f("run.timeout", o.run.timeout, "seconds without progress after which a rank ends the job (0: never)");
+  f("run.timeout", o.run.timeout,
+    "seconds without progress after which a rank ends the job (0: never)");
 }
 
-/// Sets one option from text; throws UsageError (unknown key with the nearest known one; a value that
-/// is not of the key's type, or not finite) with `code`.
+/// Sets one option from text. `where` names the place in a file that it comes from ("mnist.ini:
+/// line 3"); empty: not from a file. Throws UsageError (78 if from a file, else 64): an unknown key
+/// (with the nearest known one), a value that is not of the key's type or not finite. Ranges are
+/// checked by `validate`.
 void set_option(Options& options, const std::string& key, const std::string& value,
-                ExitCode code = ExitCode::kUsage);
+                const std::string& where = "");
 
-/// The options as an INI text that parses back to equal options.
+/// One option's value as `to_ini` writes it. Throws UsageError on an unknown key.
+std::string get_option(const Options& options, const std::string& key);
+
+/// The options as an INI text that parses back to equal options; numbers in the fewest digits that
+/// do.
 std::string to_ini(const Options& options);
 
 /// Checks every value's range and how they go together; needs no rank count and no data.
 /// Throws UsageError: key, value, expected, code 78 if the value came from the file, else 64.
 void validate(const Options& options);
 
+/// Checks what depends on the rank count: that B is at most 2^30, that M (norm.kind = batch) is
+/// from 2 to B and divides B if it is a number. Ranks need not divide B. Throws UsageError as
+/// `validate` does, naming the nearest M that would do.
+void validate_for_ranks(const Options& options, int ranks);
+
 /// B for `ranks` ranks: train.batch, or batch_per_rank × ranks.
 int64_t global_batch(const TrainOptions& options, int ranks);
+
+/// M if norm.batch is a number; nothing for global and local (or what `validate` refuses).
+std::optional<int64_t> norm_batch_number(const NormOptions& options);
 
 /// UsageError about `key`, with code 78 if its value came from the file, else 64.
 UsageError option_error(const Options& options, const std::string& key, const std::string& message);
 
-/// "128,64" → {128, 64}. Throws UsageError naming `key` unless all are whole numbers from 1 to 2^20.
+/// "128,64" → {128, 64}; "" → {}. Throws UsageError naming `key` unless all are whole numbers from
+/// 1 to 2^20.
 std::vector<int64_t> parse_sizes(const std::string& key, const std::string& text);
 
 /// What the command line asked for besides options.
@@ -173,21 +198,24 @@ struct CommandLine {
   std::vector<std::pair<std::string, std::string>> settings;  ///< --key value, in order
 };
 
-/// Parses a program's arguments (no file is read). Throws UsageError (64): unknown or doubled options
-/// with the nearest known one, stray words (suggesting --config), missing values.
+/// Parses a program's arguments, `--key value` or `--key=value` (no file is read). Throws
+/// UsageError (64): unknown or doubled options with the nearest known one, stray words (suggesting
+/// --config), missing values. Names are never abbreviated.
 CommandLine parse_command_line(int argc, const char* const* argv);
 
 /// Options from the text of a configuration file (its name is used in messages) and the settings of
-/// the command line, which win; validated. Throws UsageError: 78 for the file (with line number,
-/// unknown and doubled keys, '#' inside a value), 64 for the command line.
+/// the command line, which win; validated. train.batch and train.batch_per_rank say one thing in
+/// two ways: the command line's replaces the file's, both in one place are an error. Throws
+/// UsageError: 78 for the file (with line number, unknown sections, unknown and doubled keys, '#'
+/// inside a value), 64 for the command line.
 Options parse_options(const CommandLine& line, const std::string& config_text,
                       const std::string& config_name);
 
-/// Reads a configuration file whole. Throws Error: 66 missing, not a regular file, unreadable; 78
-/// larger than 1 MiB or not text.
+/// Reads a configuration file whole; never waits (a pipe is refused). Throws Error: 66 missing, not
+/// a regular file, unreadable; 78 larger than 1 MiB or not text.
 std::string read_config(const std::string& path);
 
-/// --help, grouped by section.
+/// --help, grouped by section, with the default values.
 std::string help_text(const std::string& program);
 
 }  // namespace syncbn

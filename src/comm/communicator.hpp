@@ -6,11 +6,11 @@
 // tensors too, staged through host memory). dtypes: float32, float64, int32, int64, uint8. Empty
 // tensors are allowed and move nothing.
 //
-// MPI calls block until done. NCCL calls are enqueued on the current CUDA stream and return at once.
-// A communicator of one rank returns at once inside; callers never test for it.
+// MPI calls block until done. NCCL calls are enqueued on the current CUDA stream and return at
+// once. A communicator of one rank returns at once inside; callers never test for it.
 //
 // Errors: a failing MPI, NCCL or CUDA call throws Error(kSystem) with the library's own text.
-// Destructors never throw; while an exception unwinds, or after MPI is finalised, they free nothing.
+// Destructors never throw, and free nothing while an exception unwinds or after MPI is finalised.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -61,13 +61,13 @@ class Communicator {
 };
 
 /// Collective. Runs `phase` on every rank; if it throws on any, all ranks throw UsageError with the
-/// message and exit code of the lowest such rank ("[rank r/R] " in front unless all ranks failed with
-/// the same message). `phase` calls no collective. Put it around whatever may fail on one rank alone,
-/// before the next collective, so that no peer is left waiting.
+/// message and exit code of the lowest such rank ("[rank r/R] " in front unless all ranks failed
+/// with the same message). `phase` calls no collective. Put it around whatever may fail on one rank
+/// alone, before the next collective, so that no peer is left waiting.
 void agree(Communicator& comm, const std::function<void()>& phase);
 
-/// Collective. Throws UsageError(kDisagree), naming the ranks that differ from rank 0 and showing the
-/// first differing line of both, unless `text` is the same on every rank. `what`: "the options".
+/// Collective. Throws UsageError(kDisagree), naming the ranks that differ from rank 0 and showing
+/// the first differing line of both, unless `text` is the same on every rank. `what`: "options".
 void agree_same(Communicator& comm, const std::string& text, const std::string& what);
 
 }  // namespace syncbn

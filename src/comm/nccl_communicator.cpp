@@ -1,1 +1,200 @@
-// written next
+#include "comm/nccl_communicator.hpp"
+
+#include <ATen/ATen.h>
+#include <c10/cuda/CUDAGuard.h>
+#include <c10/cuda/CUDAStream.h>
+#include <nccl.h>
+
+#include <cstring>
+#include <exception>
+#include <utility>
+
+#include "comm/argument_checks.hpp"
+#include "comm/cuda_device.hpp"
+#include "comm/mpi_communicator.hpp"
+#include "comm/poll.hpp"
+
+namespace syncbn {
+namespace {
+
+// Longer than the slowest start of a healthy job; the watchdog of the run is there for the rest.
+constexpr double kDeadlineS = 60;
+
+ncclDataType_t nccl_type(at::ScalarType type) {
+  switch (type) {
+    case at::kFloat:
+      return ncclFloat32;
+    case at::kDouble:
+      return ncclFloat64;
+    case at::kInt:
+      return ncclInt32;
+    case at::kLong:
+      return ncclInt64;
+    case at::kByte:
+      return ncclUint8;
+    default:
+      refuse_type(type);
+  }
+}
+
+ncclRedOp_t nccl_op(ReduceOp op) {
+  switch (op) {
+    case ReduceOp::kSum:
+      return ncclSum;
+    case ReduceOp::kMax:
+      return ncclMax;
+    case ReduceOp::kMin:
+      return ncclMin;
+  }
+  throw Error("unknown ReduceOp");
+}
+
+/// A non-blocking communicator: each call may say "in progress", and is then asked after under a
+/// deadline, so that a dead peer ends in an error and not in a wait for ever.
+class NcclHandle {
+ public:
+  NcclHandle(const CommPtr& control, at::Device device) {
+    const c10::cuda::CUDAGuard guard(device);
+    ncclUniqueId id{};
+    if (control->rank() == 0) require(ncclGetUniqueId(&id), "ncclGetUniqueId");
+    auto bytes = at::from_blob(&id, {static_cast<int64_t>(sizeof id)}, at::kByte);
+    control->broadcast(bytes);
+    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
+    config.blocking = 0;
+    try {
+      complete(ncclCommInitRankConfig(&comm_, control->size(), id, control->rank(), &config),
+               "ncclCommInitRankConfig");
+    } catch (...) {
+      abort();  // no destructor runs for what was never constructed
+      throw;
+    }
+  }
+
+  ~NcclHandle() {
+    if (std::uncaught_exceptions() > 0) {
+      abort();
+    } else if (mpi_usable()) {
+      try {
+        complete(ncclCommFinalize(comm_), "ncclCommFinalize");
+        ncclCommDestroy(comm_);
+      } catch (const Error&) {
+        abort();
+      }
+    }
+  }
+  NcclHandle(const NcclHandle&) = delete;
+  NcclHandle& operator=(const NcclHandle&) = delete;
+
+  ncclComm_t get() const { return comm_; }
+
+  /// Returns when the call with result `code` is enqueued. Throws Error if it or a peer failed.
+  void complete(ncclResult_t code, const char* call) const {
+    if (code != ncclInProgress) return require(code, call);
+    poll_until(
+        [&] {
+          ncclResult_t state = ncclSuccess;
+          require(ncclCommGetAsyncError(comm_, &state), "ncclCommGetAsyncError");
+          if (state != ncclInProgress) require(state, call);
+          return state == ncclSuccess;
+        },
+        kDeadlineS, call);
+  }
+
+ private:
+  void require(ncclResult_t code, const char* call) const {
+    if (code == ncclSuccess) return;
+    throw Error(concat(call, " failed: ", ncclGetErrorString(code), ": ", ncclGetLastError(comm_),
+                       " (NCCL ", cuda::nccl_version(), ")"),
+                ExitCode::kSystem);
+  }
+
+  void abort() noexcept {
+    if (comm_ != nullptr) ncclCommAbort(comm_);
+  }
+
+  ncclComm_t comm_ = nullptr;
+};
+
+class NcclCommunicator final : public Communicator {
+ public:
+  NcclCommunicator(CommPtr control, at::Device device, bool even_alone)
+      : control_(std::move(control)), device_(device) {
+    if (size() > 1 || even_alone) nccl_ = std::make_unique<NcclHandle>(control_, device_);
+  }
+
+  int rank() const override { return control_->rank(); }
+  int size() const override { return control_->size(); }
+  std::string backend() const override { return "nccl"; }
+
+  void all_reduce(at::Tensor& t, ReduceOp op) override {
+    const auto type = checked_type(t);
+    if (!nccl_ || t.numel() == 0) return;
+    nccl_->complete(ncclAllReduce(t.data_ptr(), t.data_ptr(), static_cast<size_t>(t.numel()), type,
+                                  nccl_op(op), nccl_->get(), stream()),
+                    "ncclAllReduce");
+  }
+
+  void all_gather(const at::Tensor& t, at::Tensor& out) override {
+    const auto type = checked_type(t);
+    check_gather(t, out, size());
+    if (t.numel() == 0) return;
+    if (!nccl_) {
+      out.copy_(t.view_as(out));
+      return;
+    }
+    nccl_->complete(ncclAllGather(t.data_ptr(), out.data_ptr(), static_cast<size_t>(t.numel()),
+                                  type, nccl_->get(), stream()),
+                    "ncclAllGather");
+  }
+
+  void broadcast(at::Tensor& t, int root) override {
+    const auto type = checked_type(t);
+    check_root(root, size());
+    if (!nccl_ || t.numel() == 0) return;
+    nccl_->complete(ncclBroadcast(t.data_ptr(), t.data_ptr(), static_cast<size_t>(t.numel()), type,
+                                  root, nccl_->get(), stream()),
+                    "ncclBroadcast");
+  }
+
+  void barrier() override { control_->barrier(); }
+
+  CommPtr split(int color, int key) override {
+    CommPtr part = control_->split(color, key);
+    if (!part) return nullptr;
+    return std::make_shared<NcclCommunicator>(std::move(part), device_, false);
+  }
+
+  int64_t max_on_host(int64_t value) override { return control_->max_on_host(value); }
+
+  std::vector<std::string> gather_text(const std::string& text) override {
+    return control_->gather_text(text);
+  }
+
+ private:
+  ncclDataType_t checked_type(const at::Tensor& t) const {
+    check_contiguous(t);
+    SYNCBN_CHECK(t.device() == device_, "This NCCL communicator is for ", device_.str(),
+                 ", not for a tensor on ", t.device().str(), ".");
+    return nccl_type(t.scalar_type());
+  }
+
+  cudaStream_t stream() const { return c10::cuda::getCurrentCUDAStream(device_.index()); }
+
+  CommPtr control_;
+  at::Device device_;
+  std::unique_ptr<NcclHandle> nccl_;  // null for a single rank
+};
+
+}  // namespace
+
+CommPtr make_nccl_communicator(CommPtr control, at::Device device, bool even_alone) {
+  return std::make_shared<NcclCommunicator>(std::move(control), device, even_alone);
+}
+
+std::string cuda::nccl_version() {
+  int number = 0;  // 22809 is 2.28.9
+  if (ncclGetVersion(&number) != ncclSuccess) return "none";
+  return concat(number / 10000, '.', number / 100 % 100, '.', number % 100);
+}
+
+}  // namespace syncbn

@@ -54,25 +54,25 @@ class Runtime {
 };
 
 /// Runs `body` under a Runtime and returns the process's exit code.
-///   body returns            MPI is finalised; its value is the exit code (an ExitCode)
-///   body throws UsageError  every rank has thrown it: rank 0 prints one line to stderr, all finalise
-///   body throws otherwise   this rank prints one line, prefixed [rank r/R host], and MPI_Abort(code)
-///                           ends the job: no peer is left waiting
+/// - `body` returns: MPI is finalised; its value is the exit code (an ExitCode).
+/// - It throws UsageError: every rank has thrown it; rank 0 prints one line, all finalise.
+/// - It throws otherwise: this rank prints one line, prefixed [rank r/R host], and MPI_Abort with
+///   the exception's code ends the job: no peer is left waiting.
 int guarded_main(int argc, char** argv, const std::function<int(Runtime&)>& body);
 
 /// Where a rank computes and by what it talks.
 struct Placement {
   at::Device device{at::kCPU};
-  std::string backend = "mpi";             ///< "mpi" or "nccl"
-  std::vector<std::string> rank_devices;   ///< for each world rank: "host: cuda:1 (NVIDIA H200)"
-  std::string note;                        ///< one line for the log when the choice needs one, else empty
+  std::string backend = "mpi";            ///< "mpi" or "nccl"
+  std::vector<std::string> rank_devices;  ///< for each world rank: "host: cuda:1 (NVIDIA H200)"
+  std::string note;  ///< one line for the log when the choice needs one, else empty
 };
 
-/// Collective. device: auto | cpu | cuda; backend: auto | mpi | nccl. auto takes CUDA when every node
-/// has a device, NCCL when every rank has one of its own; ranks that share a GPU use MPI staged
-/// through host memory, and `note` says so. The device is local_rank modulo the visible devices.
-/// Makes the device current. Throws UsageError(kUnavailable) with the mapping when what was asked for
-/// explicitly cannot be (nccl with a shared GPU, cuda without one, NCCL not compiled in).
+/// Collective. device: auto | cpu | cuda; backend: auto | mpi | nccl. auto takes CUDA when every
+/// node has a device, NCCL when every rank has one of its own; ranks that share a GPU use MPI
+/// staged through host memory, and `note` says so. The device is local_rank modulo the visible
+/// devices; it is made current. Throws UsageError(kUnavailable) with the mapping when what was
+/// asked for explicitly cannot be (nccl with a shared GPU, cuda without one, NCCL not compiled in).
 Placement choose_placement(Runtime& runtime, const std::string& device, const std::string& backend);
 
 /// Collective. The communicator over all ranks for tensors on `placement.device`.
@@ -88,7 +88,8 @@ struct ThreadPlan {
 /// Collective. requested 0: the cores that this rank may run on, divided by the node's ranks that
 /// share them (at least 1; OMP_NUM_THREADS, when set, is taken instead). Warns when threads of one
 /// rank share one core because the launcher bound it, when the ranks of a node together run more
-/// threads than its cores, and when several ranks are bound to one and the same core. Sets the count.
+/// threads than its cores, when several ranks are bound to one and the same core, and when ranks
+/// bound to one core each leave most cores idle. Sets the count.
 ThreadPlan plan_threads(Runtime& runtime, int requested);
 
 }  // namespace syncbn

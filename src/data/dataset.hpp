@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -17,8 +18,8 @@ constexpr int64_t kClasses = 10;
 
 /// Samples of one purpose: rows of shared storage. Sample i is storage row rows[i].
 struct Split {
-  at::Tensor images;          ///< (stored, pixels) uint8, CPU, read-only, shared by the node's ranks
-  at::Tensor labels;          ///< (stored) int64, CPU, each in [0, kClasses)
+  at::Tensor images;  ///< (stored, pixels) uint8, CPU, read-only, shared by the node's ranks
+  at::Tensor labels;  ///< (stored) int64, CPU, each in [0, kClasses)
   std::vector<int64_t> rows;  ///< this split's storage rows
   int64_t size() const { return static_cast<int64_t>(rows.size()); }
   int64_t pixels() const { return images.size(1); }
@@ -29,24 +30,29 @@ struct Dataset {
   Split train, validation;
   /// File name → SHA-256 of its uncompressed bytes, for the run's metadata; empty for synthetic.
   std::map<std::string, std::string> digests;
-  /// One line for the log when something about the data needs saying (an unknown digest), else empty.
+  /// One line for the log when something about the data needs saying (an unknown digest), else
+  /// empty.
   std::string note;
 };
 
-/// Collective. Loads `options.name` (mnist | fashion-mnist | synthetic); local rank 0 of each node
-/// reads the files, the others map them.
-///   folder       options.dir, else $SYNCBN_MNIST_DIR (mnist), else data/<name>; Debian's
-///                /usr/share/datasets/fashion-mnist (wherever its package puts it) for fashion-mnist
-///   files        train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-…, with or without .gz
-///   synthetic    10 noisy class prototypes made from `seed`, 2,000 training and 500 test samples of
-///                28×28, learnable and the same everywhere
-///   limit        the first n training samples only (0: all), before any split
-///   validation   "test": the test set; a fraction f in (0, 1): round(f·n) training samples chosen by
-///                a permutation of (seed, Stream::kSplit), the rest for training
+/// Collective. Loads `options.data.name` (mnist | fashion-mnist | synthetic); local rank 0 of each
+/// node reads the files, the others map them.
+///   folder       data.dir, else $SYNCBN_MNIST_DIR (mnist only), else data/<name>; for
+///   fashion-mnist
+///                also where Debian's package puts it, /usr/share/datasets/fashion-mnist
+///   files        train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-…, with or without .gz;
+///   all
+///                four are read and checked, whichever are used
+///   synthetic    10 noisy class prototypes made from run.seed, 2,000 training and 500 test samples
+///                of 28×28, learnable and the same everywhere
+///   data.limit   the first n training samples only (0: all), before any split
+///   validation   "test": the test set; a fraction f in (0, 1): round(f·n) training samples chosen
+///   by
+///                a permutation of (run.seed, Stream::kSplit), the rest for training
 /// Throws UsageError on all ranks: 66 (a file is missing: says which, where, and how to get it), 65
 /// (damaged, label over 9 with its index, image and label counts differ, no images), 76 (nodes see
-/// different content).
-Dataset load_dataset(Runtime& runtime, const DataOptions& options, uint64_t seed);
+/// different content), 64 or 78 (data.limit exceeds the set; data.validation leaves a split empty).
+Dataset load_dataset(Runtime& runtime, const Options& options);
 
 /// Pixel scaling y = (x/255 − shift) / divisor.
 struct PixelScale {
@@ -59,20 +65,24 @@ PixelScale pixel_scale(const std::string& name);
 /// Copies batches out of a split, scaling as it goes: one pass, no allocation after construction.
 class BatchGather {
  public:
-  /// At most `capacity` rows a call. dtype: float32 or float64. On CUDA rows travel as uint8 through
-  /// pinned memory and are scaled on the device.
+  /// At most `capacity` rows a call. dtype: float32 or float64. On CUDA rows travel as uint8
+  /// through pinned memory and are scaled on the device.
   BatchGather(const Split& split, PixelScale scale, int64_t capacity, at::ScalarType dtype,
               at::Device device);
+  ~BatchGather();
   /// samples[0 … n) of the split → x (n, pixels) on the device, labels (n) int64 on the device.
   /// n may be 0. x and labels are made by the caller with exactly n rows.
   void operator()(const int64_t* samples, int64_t n, at::Tensor& x, at::Tensor& labels);
 
  private:
+  struct Staging;  // pinned and device buffers; CUDA only
+  void gather_on_cuda(const int64_t* samples, int64_t n, at::Tensor& x, at::Tensor& labels);
+
   const Split& split_;
-  at::Tensor table_;                          // (256) dtype, CPU: the scaled value of each byte
-  at::Tensor staged_images_, staged_labels_;  // (capacity, pixels) uint8, (capacity) int64, pinned; CUDA only
-  PixelScale scale_;
+  int64_t capacity_;
+  at::Tensor table_;  // (256) dtype, CPU: the scaled value of each byte
   at::Device device_;
+  std::unique_ptr<Staging> staging_;  // null on the CPU
 };
 
 }  // namespace syncbn

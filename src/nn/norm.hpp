@@ -44,6 +44,8 @@ class BatchNorm : public Layer {
   at::Tensor take_collected();
   /// Sets the running mean and variance from moments (1, 2C+1).
   void set_running(const at::Tensor& moments);
+  /// The running statistics (2C): means, then variances. Shares memory with the layer.
+  at::Tensor& running() { return running_; }
 
  private:
   void collect();

@@ -1,0 +1,94 @@
+#include "base/options.hpp"
+
+#include "base/options_text.hpp"
+
+namespace syncbn {
+namespace {
+
+std::string unknown_key(const std::string& key) {
+  const std::string suggestion = did_you_mean(key, option_keys());
+  return concat("unknown key ", quoted(key),
+                suggestion.empty() ? "; --help lists all keys" : suggestion);
+}
+
+}  // namespace
+
+UsageError option_error(const Options& options, const std::string& key,
+                        const std::string& message) {
+  const auto place = options.from_file.find(key);
+  if (place != options.from_file.end()) {
+    return UsageError(concat(place->second, ": ", key, ": ", message), ExitCode::kConfig);
+  }
+  return UsageError(concat(options.set_keys.count(key) != 0 ? "--" : "", key, ": ", message));
+}
+
+void set_option(Options& options, const std::string& key, const std::string& value,
+                const std::string& where) {
+  bool known = false;
+  const char* expected = nullptr;
+  for_each_option(options, [&](const char* name, auto& field, const char*) {
+    if (name != key) return;
+    known = true;
+    expected = read_value(value, field);
+  });
+  if (!known && !where.empty()) {
+    throw UsageError(concat(where, ": ", unknown_key(key)), ExitCode::kConfig);
+  }
+  if (!known) throw UsageError(unknown_key(key));
+
+  options.set_keys.insert(key);
+  options.from_file.erase(key);
+  if (!where.empty()) options.from_file[key] = where;
+  if (expected != nullptr) {
+    throw option_error(options, key, concat("expected ", expected, ", found ", quoted(value)));
+  }
+}
+
+std::string get_option(const Options& options, const std::string& key) {
+  std::optional<std::string> value;
+  for_each_option(options, [&](const char* name, const auto& field, const char*) {
+    if (name == key) value = write_value(field);
+  });
+  if (!value) throw UsageError(unknown_key(key));
+  return *value;
+}
+
+std::string to_ini(const Options& options) {
+  std::string text = "# Every option of a syncbn run; --config reads this file.\n";
+  std::string section;
+  for_each_option(options, [&](const std::string& key, const auto& field, const char*) {
+    const size_t dot = key.find('.');
+    if (key.substr(0, dot) != section) {
+      section = key.substr(0, dot);
+      text += "\n[" + section + "]\n";
+    }
+    // Stating both would be refused when read back.
+    if (key == "train.batch" && options.train.batch_per_rank > 0) {
+      text += "# batch is batch_per_rank times the number of ranks\n";
+      return;
+    }
+    const std::string value = write_value(field);
+    text += key.substr(dot + 1) + (value.empty() ? " =" : " = ") + value + "\n";
+  });
+  return text;
+}
+
+int64_t global_batch(const TrainOptions& options, int ranks) {
+  return options.batch_per_rank > 0 ? options.batch_per_rank * ranks : options.batch;
+}
+
+std::optional<int64_t> norm_batch_number(const NormOptions& options) {
+  int64_t samples = 0;
+  if (read_value(options.batch, samples) != nullptr) return std::nullopt;
+  return samples;
+}
+
+std::vector<int64_t> parse_sizes(const std::string& key, const std::string& text) {
+  const auto sizes = read_sizes(text);
+  if (!sizes) {
+    throw UsageError(concat(key, ": expected ", kSizesExpected, ", found ", quoted(text)));
+  }
+  return *sizes;
+}
+
+}  // namespace syncbn

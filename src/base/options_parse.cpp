@@ -1,0 +1,153 @@
+#include <algorithm>
+#include <boost/program_options.hpp>
+#include <set>
+#include <sstream>
+
+#include "base/options.hpp"
+#include "base/options_text.hpp"
+
+namespace syncbn {
+namespace {
+
+namespace po = boost::program_options;
+
+constexpr unsigned kColumns = 100;
+
+const char* kind_of(int64_t) {
+  return "N";
+}
+const char* kind_of(double) {
+  return "X";
+}
+const char* kind_of(bool) {
+  return "BOOL";
+}
+const char* kind_of(const std::string&) {
+  return "TEXT";
+}
+
+// The flags and, section by section, the options. All values stay text here: `set_option` reads
+// them, since Boost's conversions are too lenient. Default values only appear in the help.
+po::options_description describe() {
+  po::options_description all("", kColumns, kColumns / 2);
+  po::options_description flags("Flags", kColumns, kColumns / 2);
+  flags.add_options()("config", po::value<std::string>()->value_name("FILE"),
+                      "configuration file; what the command line sets wins over it")(
+      "overwrite", "replace the results in an existing run.out")(
+      "print-config", "print every option's value as a configuration file, and stop")(
+      "dry-run", "check the options and print the plan of the run, and stop")(
+      "help", "print this text, and stop")("version", "print the versions, and stop");
+  all.add(flags);
+
+  std::vector<po::options_description> sections;
+  std::string section;
+  const Options defaults;
+  for_each_option(defaults, [&](const std::string& key, const auto& field, const char* help) {
+    const std::string caption = "[" + key.substr(0, key.find('.')) + "]";
+    if (caption != section) sections.emplace_back(caption, kColumns, kColumns / 2);
+    section = caption;
+    auto* const value = po::value<std::string>()->value_name(kind_of(field));
+    const std::string text = write_value(field);
+    if (!text.empty()) value->default_value(text);
+    sections.back().add_options()(key.c_str(), value, help);
+  });
+  for (const po::options_description& group : sections) all.add(group);
+  return all;
+}
+
+// The arguments with --key=value cut in two, so that an empty value is a value like any other.
+std::vector<std::string> separate(int argc, const char* const* argv) {
+  std::vector<std::string> words;
+  for (int i = 1; i < argc; ++i) {
+    const std::string word = argv[i];
+    const size_t equals = word.compare(0, 2, "--") == 0 ? word.find('=') : std::string::npos;
+    words.push_back(word.substr(0, equals));
+    if (equals != std::string::npos) words.push_back(word.substr(equals + 1));
+  }
+  return words;
+}
+
+[[noreturn]] void refuse_word(const std::string& word) {
+  const size_t dot = word.rfind('.');
+  const bool is_config = dot != std::string::npos && word.substr(dot) == ".ini";
+  throw UsageError(concat("unexpected word ", quoted(word),
+                          is_config
+                              ? "; a configuration file is given with --config " + word
+                              : "; options are written --key value, or --config FILE for a file"));
+}
+
+[[noreturn]] void refuse_option(const std::string& name, const po::options_description& known) {
+  std::vector<std::string> names;
+  for (const auto& option : known.options()) names.push_back(option->long_name());
+  const std::string word = name.substr(std::min(name.find_first_not_of('-'), name.size()));
+  const std::string suggestion = did_you_mean(word, names, "--");
+  throw UsageError(concat("unknown option ", quoted(name),
+                          suggestion.empty() ? "; --help lists all options" : suggestion));
+}
+
+std::vector<po::option> parse_words(const std::vector<std::string>& words) {
+  namespace style = po::command_line_style;
+  const po::options_description known = describe();
+  try {
+    // Without allow_guessing, which takes --train.b for --train.batch.
+    return po::command_line_parser(words)
+        .options(known)
+        .style(style::allow_long | style::long_allow_next)
+        .run()
+        .options;
+  } catch (const po::unknown_option& error) {
+    refuse_option(error.get_option_name(), known);
+  } catch (const po::error_with_option_name& error) {
+    throw UsageError(concat("option ", quoted(error.get_option_name()), " needs a value"));
+  }
+}
+
+bool* flag_of(CommandLine& line, const std::string& name) {
+  if (name == "help") return &line.help;
+  if (name == "version") return &line.version;
+  if (name == "print-config") return &line.print_config;
+  if (name == "dry-run") return &line.dry_run;
+  if (name == "overwrite") return &line.overwrite;
+  return nullptr;
+}
+
+}  // namespace
+
+CommandLine parse_command_line(int argc, const char* const* argv) {
+  CommandLine line;
+  std::set<std::string> seen;
+  for (const po::option& option : parse_words(separate(argc, argv))) {
+    const std::string& key = option.string_key;
+    if (key.empty()) refuse_word(option.value.at(0));
+    // Boost takes the option that follows for the value that is missing.
+    if (!option.value.empty() && option.value.at(0).compare(0, 2, "--") == 0) {
+      throw UsageError(concat("option '--", key, "' needs a value"));
+    }
+    if (!seen.insert(key).second) throw UsageError(concat("option '--", key, "' is given twice"));
+    if (bool* flag = flag_of(line, key)) {
+      *flag = true;
+    } else if (key == "config") {
+      line.config = option.value.at(0);
+      if (line.config.empty()) throw UsageError("option '--config' needs the path of a file");
+    } else {
+      line.settings.emplace_back(key, option.value.at(0));
+    }
+  }
+  return line;
+}
+
+std::string help_text(const std::string& program) {
+  std::ostringstream text;
+  text << "Usage: mpirun -n RANKS build/" << program
+       << " [--config FILE] [--section.key VALUE]...\n"
+       << "\n"
+       << "Values come from the defaults shown, then from the configuration file, where "
+          "--train.batch\n"
+       << "64 is 'batch = 64' below [train], then from the command line.\n"
+       << "\n"
+       << "Example: mpirun -n 4 build/" << program << " --config configs/notebook_adam.ini\n"
+       << describe();
+  return text.str();
+}
+
+}  // namespace syncbn

@@ -1,0 +1,20 @@
+// Internal to comm/*.cpp: the one header that shows MPI's types.
+#pragma once
+
+#include <mpi.h>
+
+#include "comm/communicator.hpp"
+
+namespace syncbn {
+
+/// Throws Error(kSystem) with the call's name and MPI's own text unless `code` is MPI_SUCCESS.
+void mpi_check(int code, const char* call);
+
+/// True between MPI_Init and MPI_Finalize, while no exception unwinds: when a destructor may still
+/// call MPI without leaving itself or a peer waiting.
+bool mpi_usable() noexcept;
+
+/// Collective over `comm`, which is duplicated and stays the caller's.
+CommPtr make_mpi_communicator(MPI_Comm comm);
+
+}  // namespace syncbn

@@ -1,0 +1,145 @@
+#include <ATen/ATen.h>
+#include <ATen/Parallel.h>
+#include <c10/core/Event.h>
+#include <c10/core/impl/VirtualGuardImpl.h>
+
+#include <algorithm>
+#include <array>
+
+#include "base/error.hpp"
+#include "data/dataset.hpp"
+
+namespace syncbn {
+namespace {
+
+constexpr int64_t kParallelPixels = 1 << 15;  // below this, a thread costs more than it saves
+
+/// (256) on the CPU: the scaled value of each byte, computed in double and rounded once.
+at::Tensor scale_table(PixelScale scale, at::ScalarType dtype) {
+  at::Tensor table = at::empty({256}, at::kDouble);
+  for (int byte = 0; byte < 256; ++byte) {
+    table.data_ptr<double>()[byte] = (byte / 255.0 - scale.shift) / scale.divisor;
+  }
+  return table.to(dtype);
+}
+
+/// Calls row(i, storage row, its pixels) for each of n samples, over threads.
+template <class F>
+void for_each_row(const Split& split, const int64_t* samples, int64_t n, F&& row) {
+  const uint8_t* images = split.images.const_data_ptr<uint8_t>();
+  const int64_t pixels = split.pixels();
+  const int64_t grain = std::max<int64_t>(1, kParallelPixels / pixels);
+  at::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t stored = split.rows[static_cast<size_t>(samples[i])];
+      row(i, stored, images + stored * pixels);
+    }
+  });
+}
+
+template <class T>
+void gather_scaled(const Split& split, const int64_t* samples, int64_t n, const at::Tensor& table,
+                   at::Tensor& x, at::Tensor& labels) {
+  const T* value = table.const_data_ptr<T>();
+  const int64_t* stored_labels = split.labels.const_data_ptr<int64_t>();
+  const int64_t pixels = split.pixels();
+  T* out = x.data_ptr<T>();
+  int64_t* out_labels = labels.data_ptr<int64_t>();
+  for_each_row(split, samples, n, [&](int64_t i, int64_t stored, const uint8_t* in) {
+    T* row = out + i * pixels;
+    for (int64_t p = 0; p < pixels; ++p) row[p] = value[in[p]];
+    out_labels[i] = stored_labels[stored];
+  });
+}
+
+}  // namespace
+
+/// Two sets of pinned buffers, used in turn: while the copy out of one is under way the other is
+/// filled. `copied` tells when a set may be filled again.
+struct BatchGather::Staging {
+  struct Buffers {
+    at::Tensor images;  // (capacity, pixels) uint8, pinned
+    at::Tensor labels;  // (capacity) int64, pinned
+    c10::Event copied{at::kCUDA};
+  };
+  std::array<Buffers, 2> buffers;
+  size_t turn = 0;
+  at::Tensor table;  // (256) dtype, device
+  at::Tensor bytes;  // (capacity, pixels) uint8, device
+  at::Tensor index;  // (capacity, pixels) int32, device: the bytes as index_select takes them
+
+  Staging(const at::Tensor& host_table, int64_t capacity, int64_t pixels, at::Device device)
+      : table(host_table.to(device)),
+        bytes(at::empty({capacity, pixels}, at::device(device).dtype(at::kByte))),
+        index(at::empty({capacity, pixels}, at::device(device).dtype(at::kInt))) {
+    for (Buffers& set : buffers) {
+      set.images =
+          at::empty({capacity, pixels}, at::device(at::kCPU).dtype(at::kByte).pinned_memory(true));
+      set.labels = at::empty({capacity}, at::device(at::kCPU).dtype(at::kLong).pinned_memory(true));
+    }
+  }
+};
+
+PixelScale pixel_scale(const std::string& name) {
+  if (name == "unit") return {0, 1};
+  if (name == "half") return {0.5, 0.5};
+  if (name == "standard") return {0.1307, 0.3081};
+  throw UsageError(concat("data.scale is '", name, "', expected unit, half or standard."));
+}
+
+BatchGather::BatchGather(const Split& split, PixelScale scale, int64_t capacity,
+                         at::ScalarType dtype, at::Device device)
+    : split_(split), capacity_(capacity), table_(scale_table(scale, dtype)), device_(device) {
+  SYNCBN_CHECK(dtype == at::kFloat || dtype == at::kDouble, "dtype is ", dtype, ".");
+  if (device.is_cuda()) {
+    staging_ = std::make_unique<Staging>(table_, capacity, split.pixels(), device);
+  }
+}
+
+BatchGather::~BatchGather() = default;
+
+void BatchGather::operator()(const int64_t* samples, int64_t n, at::Tensor& x, at::Tensor& labels) {
+  SYNCBN_CHECK(n <= capacity_ && x.is_contiguous() && x.dim() == 2 && x.size(0) == n &&
+                   x.size(1) == split_.pixels() && x.scalar_type() == table_.scalar_type() &&
+                   labels.is_contiguous() && labels.dim() == 1 && labels.size(0) == n &&
+                   labels.scalar_type() == at::kLong && x.device() == device_,
+               "A batch of ", n, " samples (of at most ", capacity_, ") needs x (", n, ", ",
+               split_.pixels(), ") and labels (", n, "), found ", x.sizes(), " and ",
+               labels.sizes(), ".");
+  if (n == 0) return;
+  if (staging_) {
+    gather_on_cuda(samples, n, x, labels);
+  } else if (x.scalar_type() == at::kFloat) {
+    gather_scaled<float>(split_, samples, n, table_, x, labels);
+  } else {
+    gather_scaled<double>(split_, samples, n, table_, x, labels);
+  }
+}
+
+// The device looks values up in the very table of the CPU: an ATen division by 255 there multiplies
+// by the reciprocal and would differ in the last bit.
+void BatchGather::gather_on_cuda(const int64_t* samples, int64_t n, at::Tensor& x,
+                                 at::Tensor& labels) {
+  Staging::Buffers& set = staging_->buffers[staging_->turn];
+  staging_->turn = 1 - staging_->turn;
+  set.copied.synchronize();  // returns at once when never recorded
+
+  const int64_t pixels = split_.pixels();
+  auto* images = set.images.data_ptr<uint8_t>();
+  auto* host_labels = set.labels.data_ptr<int64_t>();
+  const auto* stored_labels = split_.labels.const_data_ptr<int64_t>();
+  for_each_row(split_, samples, n, [&](int64_t i, int64_t stored, const uint8_t* in) {
+    std::copy_n(in, pixels, images + i * pixels);
+    host_labels[i] = stored_labels[stored];
+  });
+
+  at::Tensor bytes = staging_->bytes.narrow(0, 0, n), index = staging_->index.narrow(0, 0, n);
+  bytes.copy_(set.images.narrow(0, 0, n), /*non_blocking=*/true);
+  labels.copy_(set.labels.narrow(0, 0, n), /*non_blocking=*/true);
+  set.copied.record(c10::impl::VirtualGuardImpl(at::kCUDA).getStream(device_));
+  index.copy_(bytes);
+  at::Tensor flat = x.view({-1});
+  at::index_select_out(flat, staging_->table, 0, index.view({-1}));
+}
+
+}  // namespace syncbn

@@ -1,0 +1,256 @@
+#include "data/idx.hpp"
+
+#include <fcntl.h>
+#include <openssl/evp.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#include <zlib.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <memory>
+
+#include "base/error.hpp"
+
+namespace syncbn {
+namespace {
+
+constexpr uint64_t kMaxBytes = uint64_t{1} << 30;  // twenty times MNIST, and within zlib's 32 bits
+constexpr uint8_t kUnsignedByte = 0x08;
+
+[[noreturn]] void damaged(const std::string& name, const std::string& what) {
+  throw Error(concat("'", name, "' is damaged: ", what, "."), ExitCode::kInputDamaged);
+}
+
+/// The bytes of a plain file.
+class PlainSource {
+ public:
+  PlainSource(const uint8_t* data, size_t size, const std::string& name)
+      : data_(data), size_(size), name_(name) {}
+
+  /// Copies the next n bytes, or as many as there are; returns how many.
+  size_t read(uint8_t* out, size_t n) {
+    n = std::min(n, size_ - position_);
+    if (n > 0) std::memcpy(out, data_ + position_, n);
+    position_ += n;
+    return n;
+  }
+  /// Refuses what cannot hold exactly `total` bytes, before anything of that size is allocated.
+  void expect_total(uint64_t total) const {
+    if (total != size_) {
+      damaged(name_, concat("its header announces ", total, " bytes in all, found ", size_));
+    }
+  }
+  void expect_end() const {}  // expect_total has seen to it
+
+ private:
+  const uint8_t* data_;
+  size_t size_, position_ = 0;
+  const std::string& name_;
+};
+
+/// The bytes inside a gzip file (RFC 1952) of one member. Never inflates more than is asked for.
+class GzipSource {
+ public:
+  GzipSource(const uint8_t* data, size_t size, const std::string& name) : size_(size), name_(name) {
+    stream_.next_in = const_cast<Bytef*>(data);  // zlib's interface; it only reads
+    stream_.avail_in = static_cast<uInt>(size);
+    constexpr int kGzipOnly = 16 + MAX_WBITS;
+    SYNCBN_CHECK(inflateInit2(&stream_, kGzipOnly) == Z_OK, "zlib does not start.");
+  }
+  ~GzipSource() { inflateEnd(&stream_); }
+  GzipSource(const GzipSource&) = delete;
+  GzipSource& operator=(const GzipSource&) = delete;
+
+  size_t read(uint8_t* out, size_t n) {
+    stream_.next_out = out;
+    stream_.avail_out = static_cast<uInt>(n);
+    while (stream_.avail_out > 0 && !ended_) {
+      const int status = inflate(&stream_, Z_NO_FLUSH);
+      if (status == Z_STREAM_END) {
+        ended_ = true;
+      } else if (status == Z_BUF_ERROR) {  // no input left
+        damaged(name_, concat("its gzip stream is cut after ", size_, " bytes"));
+      } else if (status != Z_OK) {
+        damaged(name_, concat("its gzip stream is broken near byte ", stream_.total_in, " (",
+                              stream_.msg != nullptr ? stream_.msg : zError(status), ")"));
+      }
+    }
+    return n - stream_.avail_out;
+  }
+  void expect_total(uint64_t total) const {
+    constexpr uint64_t kDeflateLimit = 1032;  // 258 bytes from two bits: no stream does better
+    if (total > size_ * kDeflateLimit) {
+      damaged(name_, concat("its header announces ", total, " bytes in all, and ", size_,
+                            " bytes of gzip cannot hold as many"));
+    }
+  }
+  /// Also reads on to the gzip trailer, so that zlib compares length and CRC.
+  void expect_end() {
+    const auto announced = stream_.total_out;
+    uint8_t extra = 0;
+    if (read(&extra, 1) != 0) {
+      damaged(name_, concat("its header announces ", announced,
+                            " bytes in all, but its gzip stream goes on after them"));
+    }
+    if (stream_.avail_in != 0) {
+      damaged(name_, concat(stream_.avail_in, " bytes follow its gzip stream, expected none"));
+    }
+  }
+
+ private:
+  z_stream stream_{};
+  size_t size_;
+  const std::string& name_;
+  bool ended_ = false;
+};
+
+uint32_t big_endian(const uint8_t* b) {
+  return (uint32_t{b[0]} << 24) | (uint32_t{b[1]} << 16) | (uint32_t{b[2]} << 8) | uint32_t{b[3]};
+}
+
+template <class Source>
+std::vector<int64_t> parse_header(Source& source, const std::string& name) {
+  std::array<uint8_t, 4> magic{};
+  const size_t found = source.read(magic.data(), magic.size());
+  if (found < magic.size())
+    damaged(name, concat("expected a 4-byte magic, found ", found, " bytes"));
+  const int zeros = (magic[0] << 8) | magic[1], type = magic[2], dims = magic[3];
+  if (zeros != 0) {
+    damaged(name, concat("expected an IDX file, which begins with the bytes 0 0, found ",
+                         int{magic[0]}, " ", int{magic[1]}));
+  }
+  if (type != kUnsignedByte) {
+    damaged(name, concat("expected element type 8 (unsigned byte), found ", type));
+  }
+  if (dims != 1 && dims != 3) damaged(name, concat("expected 1 or 3 dimensions, found ", dims));
+
+  std::array<uint8_t, 12> bytes{};
+  const auto expected = static_cast<size_t>(4 * dims);
+  const size_t got = source.read(bytes.data(), expected);
+  if (got < expected) {
+    damaged(name, concat("expected a header of ", 4 + expected, " bytes, found ", 4 + got));
+  }
+  std::vector<int64_t> sizes;
+  for (size_t d = 0; d < expected; d += 4) sizes.push_back(big_endian(bytes.data() + d));
+  return sizes;
+}
+
+/// Product of the sizes, without overflow and below the cap.
+uint64_t payload_bytes(const std::vector<int64_t>& sizes, const std::string& name) {
+  std::string shape;
+  uint64_t product = 1;
+  bool fits = true;
+  for (const int64_t size : sizes) {
+    shape += concat(shape.empty() ? "" : " x ", size);
+    fits = fits && !__builtin_mul_overflow(product, static_cast<uint64_t>(size), &product);
+  }
+  if (!fits || product > kMaxBytes) {
+    damaged(name, concat("its header announces ", shape, " bytes, expected at most ", kMaxBytes));
+  }
+  return product;
+}
+
+template <class Source>
+IdxArray parse(Source& source, const std::string& name) {
+  IdxArray array;
+  array.sizes = parse_header(source, name);
+  const uint64_t payload = payload_bytes(array.sizes, name);
+  const uint64_t expected = 4 + 4 * array.sizes.size() + payload;
+  source.expect_total(expected);
+  array.bytes.resize(payload);
+  const size_t found = source.read(array.bytes.data(), payload);
+  if (found < payload) {
+    damaged(name, concat("its header announces ", expected, " bytes in all, found ",
+                         expected - payload + found));
+  }
+  source.expect_end();
+  return array;
+}
+
+class FileDescriptor {
+ public:
+  explicit FileDescriptor(int fd) : fd_(fd) {}
+  ~FileDescriptor() {
+    if (fd_ >= 0) close(fd_);
+  }
+  FileDescriptor(const FileDescriptor&) = delete;
+  FileDescriptor& operator=(const FileDescriptor&) = delete;
+  int get() const { return fd_; }
+
+ private:
+  int fd_;
+};
+
+[[noreturn]] void unreadable(const std::string& path, const std::string& why) {
+  throw Error(concat("Cannot read '", path, "': ", why, "."), ExitCode::kInputMissing);
+}
+
+/// The whole file in memory, not mapped: a file that is cut while we run must not end us by SIGBUS.
+std::vector<uint8_t> read_file(const std::string& path) {
+  // Non-blocking, for a FIFO without a writer would stop an ordinary open.
+  const FileDescriptor file(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  struct stat info {};
+  if (file.get() < 0 || fstat(file.get(), &info) != 0) unreadable(path, std::strerror(errno));
+  if (!S_ISREG(info.st_mode)) unreadable(path, "expected a regular file, found something else");
+  const auto size = static_cast<uint64_t>(info.st_size);
+  if (size > kMaxBytes) {
+    damaged(path, concat("it has ", size, " bytes, expected at most ", kMaxBytes));
+  }
+  std::vector<uint8_t> bytes(size);
+  size_t filled = 0;
+  while (filled < bytes.size()) {
+    const ssize_t got = read(file.get(), bytes.data() + filled, bytes.size() - filled);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) unreadable(path, std::strerror(errno));
+    if (got == 0) break;  // it shrank meanwhile: the parser says what is missing
+    filled += static_cast<size_t>(got);
+  }
+  bytes.resize(filled);
+  return bytes;
+}
+
+}  // namespace
+
+IdxArray parse_idx(const uint8_t* data, size_t size, const std::string& name) {
+  if (size > kMaxBytes) damaged(name, concat(size, " bytes, expected at most ", kMaxBytes));
+  const bool gzip = size >= 2 && data[0] == 0x1f && data[1] == 0x8b;
+  if (gzip) {
+    GzipSource source(data, size, name);
+    return parse(source, name);
+  }
+  PlainSource source(data, size, name);
+  return parse(source, name);
+}
+
+IdxArray read_idx(const std::string& path) {
+  const std::vector<uint8_t> bytes = read_file(path);
+  return parse_idx(bytes.data(), bytes.size(), path);
+}
+
+std::string idx_digest(const IdxArray& array) {
+  std::vector<uint8_t> header{0, 0, kUnsignedByte, static_cast<uint8_t>(array.sizes.size())};
+  for (const int64_t size : array.sizes) {
+    for (int shift = 24; shift >= 0; shift -= 8) {
+      header.push_back(static_cast<uint8_t>(static_cast<uint64_t>(size) >> shift));
+    }
+  }
+  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(),
+                                                                        EVP_MD_CTX_free);
+  std::array<uint8_t, 32> digest{};
+  SYNCBN_CHECK(context != nullptr && EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) == 1 &&
+                   EVP_DigestUpdate(context.get(), header.data(), header.size()) == 1 &&
+                   EVP_DigestUpdate(context.get(), array.bytes.data(), array.bytes.size()) == 1 &&
+                   EVP_DigestFinal_ex(context.get(), digest.data(), nullptr) == 1,
+               "OpenSSL cannot compute SHA-256.");
+  std::string text;
+  for (const uint8_t byte : digest) {
+    constexpr const char* kHex = "0123456789abcdef";
+    text += {kHex[byte >> 4], kHex[byte & 15]};
+  }
+  return text;
+}
+
+}  // namespace syncbn
