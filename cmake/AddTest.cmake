@@ -17,7 +17,6 @@ set(SYNCBN_TEST_ENVIRONMENT
   OMPI_MCA_btl_vader_single_copy_mechanism=none
   OMPI_MCA_hwloc_base_binding_policy=none
   OMPI_MCA_rmaps_base_oversubscribe=1
-  OMPI_MCA_odls_base_sigkill_timeout=30
   OMPI_MCA_mpi_yield_when_idle=1
   OMP_NUM_THREADS=1 OMP_DYNAMIC=FALSE MKL_DYNAMIC=FALSE
   NCCL_RAS_ENABLE=0 NCCL_DEBUG=WARN NCCL_SOCKET_IFNAME=lo
