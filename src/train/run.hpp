@@ -1,6 +1,8 @@
 // A run, from options to results: the main path of the program.
 #pragma once
 
+#include <string>
+
 #include "base/options.hpp"
 #include "comm/runtime.hpp"
 #include "train/metrics.hpp"
@@ -8,16 +10,12 @@
 namespace syncbn {
 
 /// Collective over the runtime's world. Trains as `options` say and writes the run's folder; prints
-/// what it does on rank 0. Returns the last epoch's row (an empty one for train.max_steps = 0 and for
-/// --dry-run, which loads and checks everything, prints the tables and writes nothing).
-/// Throws UsageError on all ranks for what a user can mend, Error otherwise.
-MetricsRow run_training(Runtime& runtime, const Options& options, const CommandLine& line);
-
-/// Collective. The whole of syncbn-train: --help and --version, the configuration file read by rank 0
-/// and sent to all, options agreed on, then run_training. Returns the exit code.
-int train_main(Runtime& runtime, int argc, const char* const* argv);
-
-/// --version: this program's, and that of every library it runs with.
-std::string version_text();
+/// what it does on rank 0. `command`: the command line, for the record.
+///
+/// Returns the last epoch's row; an empty one for train.max_steps = 0 and for --dry-run, which loads
+/// and checks everything, prints the tables and writes nothing. Throws UsageError on all ranks for
+/// what a user can mend, Error otherwise.
+MetricsRow run_training(Runtime& runtime, const Options& options, const CommandLine& line,
+                        const std::string& command);
 
 }  // namespace syncbn

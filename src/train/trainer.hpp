@@ -39,7 +39,8 @@ class Trainer {
   int64_t step() const { return step_; }                  ///< steps done
   int64_t steps_per_epoch() const { return sampler_.steps_per_epoch(); }
   int64_t steps_in_all() const;                           ///< epochs, or train.max_steps if fewer
-  double learning_rate() const { return rate_.at(step_); }  ///< of the next step
+  double learning_rate(int64_t step) const { return rate_.at(step); }
+  double base_learning_rate() const { return rate_.base(); }  ///< after its rule, before warm-up
   const Network& network() const { return network_; }
   Replica& replica() { return replica_; }
   /// Seconds of this rank since the last call.
