@@ -39,13 +39,13 @@ need_space() {  # FOLDER MEBIBYTES PURPOSE
     "are free: free some space, or clone syncbn onto a larger disk."
 }
 
-# logged NAME HELP COMMAND…: runs quietly; on failure shows the end of the log, then HELP.
+# logged NAME HELP COMMAND…: runs quietly; on failure shows the errors in the log, then HELP.
 logged() {
   local log=$build/log/$1.log help=$2
   shift 2
   mkdir -p "${log%/*}"
   "$@" >"$log" 2>&1 </dev/null && return
-  tail -n 15 "$log" >&2
+  { grep -i -m 4 -A 3 error "$log" || tail -n 15 "$log"; } | cut -c 1-300 >&2
   die 69 "$help The whole output is in $log."
 }
 
