@@ -43,8 +43,10 @@ target_include_directories(syncbn::torch SYSTEM INTERFACE
 target_compile_definitions(syncbn::torch INTERFACE _GLIBCXX_USE_CXX11_ABI=1)
 target_link_directories(syncbn::torch INTERFACE "${_torch_dir}/lib")
 # torch_cuda registers its kernels when it is loaded and is named by no symbol of ours: keep it.
+# stdc++ comes first because LibTorch exports an older copy of std::filesystem, parts of which call
+# null (std::filesystem::remove_all crashes): the loader takes a name from the first that has it.
 target_link_libraries(syncbn::torch INTERFACE "-Wl,--push-state,--no-as-needed"
-  ${_torch_libraries} "-Wl,--pop-state" "-Wl,--allow-shlib-undefined")
+  stdc++ ${_torch_libraries} "-Wl,--pop-state" "-Wl,--allow-shlib-undefined")
 set(SYNCBN_RPATH "${_torch_dir}/lib")
 if(SYNCBN_HAVE_CUDA)
   target_include_directories(syncbn::torch SYSTEM INTERFACE "${_site_packages}/nvidia/cu13/include")
