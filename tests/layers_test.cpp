@@ -1,5 +1,6 @@
-// Every layer's own derivative against autograd of the same function and against finite differences,
-// in double, through a whole network of that layer: the loss's gradient by every parameter.
+// Every layer's own derivative against autograd of the same function and against finite
+// differences, in double, through a whole network of that layer: the loss's gradient by every
+// parameter.
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
@@ -97,9 +98,9 @@ TEST(Layers, EqualAutograd) {
     for (const auto& parameter : reference.parameters()) {
       const at::Tensor ours = bench.replica.gradients().narrow(0, offset, parameter.numel());
       const at::Tensor scale = reference.parameters().back().grad().abs().max();
-      const double difference =
-          (ours - parameter.grad().flatten()).abs().max().item<double>();
-      EXPECT_LE(difference, 1e-12 * std::max(1.0, scale.item<double>())) << "parameter at " << offset;
+      const double difference = (ours - parameter.grad().flatten()).abs().max().item<double>();
+      EXPECT_LE(difference, 1e-12 * std::max(1.0, scale.item<double>()))
+          << "parameter at " << offset;
       offset += parameter.numel();
     }
     EXPECT_EQ(offset, bench.replica.parameters().numel());

@@ -1,9 +1,10 @@
 // The passes of batch norm against plain double-precision formulas, autograd and known facts.
+#include "nn/norm_kernels.hpp"
+
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
 #include "base/random.hpp"
-#include "nn/norm_kernels.hpp"
 #include "support/reference.hpp"
 
 namespace syncbn {
@@ -21,7 +22,8 @@ at::Tensor normals(int64_t n, int64_t c, uint64_t stream, at::ScalarType dtype =
 }
 
 at::Tensor stats_of(const at::Tensor& x, const std::vector<Range>& rows) {
-  at::Tensor stats = torch::empty({static_cast<int64_t>(rows.size()), 2 * x.size(1) + 1}, at::kDouble);
+  at::Tensor stats =
+      torch::empty({static_cast<int64_t>(rows.size()), 2 * x.size(1) + 1}, at::kDouble);
   moments(x, rows, stats);
   return stats;
 }
@@ -57,7 +59,8 @@ TEST(Moments, ConstantColumnIsFiniteAndNotNegative) {
       EXPECT_LE(variance_of(s, 3).max().item<double>(), 1e-9);
     }
     at::Tensor y = torch::empty_like(x);
-    normalise(x, {{0, 257}}, folded, torch::ones({3}, dtype), torch::zeros({3}, dtype), 1e-5, false, y);
+    normalise(x, {{0, 257}}, folded, torch::ones({3}, dtype), torch::zeros({3}, dtype), 1e-5, false,
+              y);
     EXPECT_TRUE(y.isfinite().all().item<bool>());
     EXPECT_LE(y.abs().max().item<double>(), 1e-3);
   }
@@ -72,7 +75,8 @@ TEST(Moments, FoldOfAnyCutIsTheWhole) {
   for (uint64_t trial = 0; trial < 200; ++trial) {
     std::vector<int64_t> cuts = {0, n};
     for (uint64_t k = 0; k < 6; ++k) {
-      cuts.push_back(static_cast<int64_t>(random.below(static_cast<uint64_t>(n) + 1, trial * 6 + k)));
+      cuts.push_back(
+          static_cast<int64_t>(random.below(static_cast<uint64_t>(n) + 1, trial * 6 + k)));
     }
     std::sort(cuts.begin(), cuts.end());
     std::vector<Range> rows;
@@ -95,8 +99,8 @@ TEST(Passes, EqualAutogradPieceByPiece) {
       const at::Tensor upstream = normals(40, c, 6);
       std::vector<at::Tensor> parts;
       for (const Range r : rows) {
-        parts.push_back(torch::batch_norm(x.narrow(0, r.begin, r.size()), gamma, beta, {}, {}, true, 0,
-                                          1e-5, false));
+        parts.push_back(torch::batch_norm(x.narrow(0, r.begin, r.size()), gamma, beta, {}, {}, true,
+                                          0, 1e-5, false));
       }
       at::Tensor expected = torch::cat(parts);
       if (relu) expected = expected.relu();
@@ -123,8 +127,8 @@ TEST(Passes, NormalisedVariance) {
   const at::Tensor stats = stats_of(x, {{0, 512}});
   at::Tensor y = torch::empty_like(x);
   const double eps = 1e-5;
-  normalise(x, {{0, 512}}, stats, torch::ones({9}, at::kDouble), torch::zeros({9}, at::kDouble), eps,
-            false, y);
+  normalise(x, {{0, 512}}, stats, torch::ones({9}, at::kDouble), torch::zeros({9}, at::kDouble),
+            eps, false, y);
   const at::Tensor variance = variance_of(stats, 9)[0];
   EXPECT_LE(y.mean(0).abs().max().item<double>(), 1e-12);
   EXPECT_LE(relative_difference(y.var(0, false), variance / (variance + eps)), 1e-12);
@@ -142,9 +146,9 @@ TEST(Passes, BackwardKeepsTheExpectedEnergy) {
     backward_sums(x, x, dy, {{0, m}}, stats, 1e-5, false, sums);
     input_gradient(x, dy, {{0, m}}, stats, sums, torch::ones({groups}, at::kDouble), 1e-5, dx);
     const at::Tensor deviation = (variance_of(stats, groups)[0] + 1e-5).sqrt();
-    const double kept =
-        ((dx * deviation).square().sum() / upstream.square().sum()).item<double>();
-    EXPECT_NEAR(kept, static_cast<double>(m - 2) / static_cast<double>(m), m == 2 ? 5e-3 : 0.01) << m;
+    const double kept = ((dx * deviation).square().sum() / upstream.square().sum()).item<double>();
+    EXPECT_NEAR(kept, static_cast<double>(m - 2) / static_cast<double>(m), m == 2 ? 5e-3 : 0.01)
+        << m;
   }
 }
 

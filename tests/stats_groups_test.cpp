@@ -1,12 +1,13 @@
 // Statistics groups: over all ranks, the pieces are the batch, each group is whole, and what ranks
 // believe of each other agrees. Random (b, M, R), fixed seed.
+#include "nn/stats_groups.hpp"
+
 #include <gtest/gtest.h>
 
 #include <map>
 #include <set>
 
 #include "base/random.hpp"
-#include "nn/stats_groups.hpp"
 
 namespace syncbn {
 namespace {
@@ -18,7 +19,8 @@ struct Job {
 
 std::vector<GroupPlan> plans(const Job& job) {
   std::vector<GroupPlan> all;
-  for (int r = 0; r < job.ranks; ++r) all.push_back(plan_groups(job.batch, job.group, r, job.ranks));
+  for (int r = 0; r < job.ranks; ++r)
+    all.push_back(plan_groups(job.batch, job.group, r, job.ranks));
   return all;
 }
 
@@ -53,7 +55,8 @@ void check(const Job& job) {
       for (const int64_t row : rows) groups.insert(group_of(job, row));
       EXPECT_EQ(groups.size(), 1u) << "a piece holds samples of two groups";
       int64_t members = 0;
-      for (int64_t row = 0; row < job.batch; ++row) members += group_of(job, row) == *groups.begin();
+      for (int64_t row = 0; row < job.batch; ++row)
+        members += group_of(job, row) == *groups.begin();
       EXPECT_EQ(piece.group_samples, members);
       if (piece.shared == StatsGroups::kWhole) {
         EXPECT_EQ(piece.rows.size(), members) << "a piece called whole is not";
@@ -76,7 +79,8 @@ TEST(StatsGroups, PiecesAreTheGroupsForRandomCuts) {
   const RandomStream random(11, Stream::kSynthetic, 0);
   for (uint64_t i = 0; i < 3000; ++i) {
     const auto batch = static_cast<int64_t>(random.below(60, 3 * i)) + 1;
-    const auto group = static_cast<int64_t>(random.below(static_cast<uint64_t>(batch) + 1, 3 * i + 1));
+    const auto group =
+        static_cast<int64_t>(random.below(static_cast<uint64_t>(batch) + 1, 3 * i + 1));
     check({batch, group, static_cast<int>(random.below(9, 3 * i + 2)) + 1});
   }
 }

@@ -46,6 +46,6 @@ int train(Runtime& runtime, int argc, char** argv) {
 }  // namespace
 
 int main(int argc, char** argv) {
-  return syncbn::guarded_main(
-      argc, argv, [&](syncbn::Runtime& runtime) { return train(runtime, argc, argv); });
+  return syncbn::guarded_main(argc, argv,
+                              [&](syncbn::Runtime& runtime) { return train(runtime, argc, argv); });
 }

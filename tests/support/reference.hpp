@@ -1,8 +1,8 @@
 // The oracle: the same network in one process, on the whole batch, with autograd's derivatives.
 //
-// Layers are read off a syncbn::Network by their types, weights off a state dict. Batch norm over the
-// whole batch is torch's own (at::batch_norm, what torch::nn::BatchNorm1d calls); over groups of M it
-// is written out in plain tensor operations, so that autograd derives its backward.
+// Layers are read off a syncbn::Network by their types, weights off a state dict. Batch norm over
+// the whole batch is torch's own (at::batch_norm, what torch::nn::BatchNorm1d calls); over groups
+// of M it is written out in plain tensor operations, so that autograd derives its backward.
 #pragma once
 
 #include <torch/torch.h>
@@ -57,7 +57,8 @@ class Reference {
     if (type == "Sigmoid") return torch::sigmoid(x);
     if (type == "Tanh") return torch::tanh(x);
     if (type == "LayerNorm") {
-      return torch::layer_norm(x, {x.size(1)}, state_[i + ".weight"], state_[i + ".bias"], norm_.eps);
+      return torch::layer_norm(x, {x.size(1)}, state_[i + ".weight"], state_[i + ".bias"],
+                               norm_.eps);
     }
     TORCH_CHECK(type == "BatchNorm1d", "no reference for ", type);
     return group >= x.size(0) ? whole_batch(i, x) : grouped(i, x, group);
@@ -71,7 +72,8 @@ class Reference {
 
   at::Tensor grouped(const std::string& i, const at::Tensor& x, int64_t group) {
     std::vector<at::Tensor> outputs;
-    at::Tensor mean_of_batch = torch::zeros({x.size(1)}, x.options());  // the running ones take these
+    at::Tensor mean_of_batch =
+        torch::zeros({x.size(1)}, x.options());  // the running ones take these
     at::Tensor var_of_batch = torch::zeros({x.size(1)}, x.options());
     for (int64_t first = 0; first < x.size(0); first += group) {
       const at::Tensor rows = x.narrow(0, first, std::min(group, x.size(0) - first));
