@@ -80,7 +80,7 @@ nlohmann::ordered_json versions() {
 std::string describe(const Setting& s) {
   std::ostringstream out;
   const auto line = [&](const char* name, const auto&... value) {
-    out << "  " << std::left << std::setw(24) << name;
+    out << "  " << std::left << std::setw(26) << name;
     (out << ... << value) << '\n';
   };
   const TrainOptions& train = s.options.train;
