@@ -205,7 +205,8 @@ TEST_P(Conformance, LargestOnHost) {
 
 TEST_P(Conformance, GathersTextsOfAnyLengthAndByte) {
   const auto text = [](int r) {
-    return std::string(static_cast<size_t>(r * r * 40), 'a') + "\0\n";
+    return std::string(static_cast<size_t>(r * r * 40), static_cast<char>('a' + r)) +
+           std::string("\0\n", 2) + std::to_string(r);
   };
   const auto texts = comm_->gather_text(text(rank_));
   ASSERT_EQ(texts.size(), static_cast<size_t>(size_));
@@ -218,9 +219,9 @@ TEST_P(Conformance, GathersTextsOfAnyLengthAndByte) {
 }
 
 TEST(MpiCommunicator, RefusesMoreElementsThanOneCallMoves) {
-  float nothing = 0;
-  const int64_t too_many = int64_t{1} << 31;
-  at::Tensor huge = at::from_blob(&nothing, {too_many}, at::kFloat);  // never touched
+  float one = 0;
+  const int64_t too_many = (int64_t{1} << 32) + 1;  // 1, if it were cut to an int
+  at::Tensor huge = at::from_blob(&one, {too_many}, at::kFloat);
   auto& world = *test_runtime().world();
   if (world.size() == 1) {
     world.all_reduce(huge);  // a single rank moves nothing

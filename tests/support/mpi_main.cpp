@@ -27,16 +27,14 @@ class RankVerdict : public testing::EmptyTestEventListener {
 
  private:
   void OnTestStart(const testing::TestInfo& info) override {
-    running_ = &info;
+    test_ = concat(info.test_suite_name(), ".", info.name());
     deadline_.beat(info.name(), 0);
   }
 
+  // GoogleTest calls this under its lock: nothing here may ask it for anything.
   void OnTestPartResult(const testing::TestPartResult& part) override {
     if (comm_->rank() == 0 || !part.failed() || agreeing_) return;
-    // Not UnitTest::current_test_info(): GoogleTest holds its lock here, and that call would take
-    // it.
-    std::fprintf(stderr, "%s%s.%s: %s:%d: %s\n", who_.c_str(),
-                 running_ ? running_->test_suite_name() : "", running_ ? running_->name() : "",
+    std::fprintf(stderr, "%s%s: %s:%d: %s\n", who_.c_str(), test_.c_str(),
                  part.file_name() ? part.file_name() : "?", part.line_number(), part.message());
   }
 
@@ -54,8 +52,7 @@ class RankVerdict : public testing::EmptyTestEventListener {
   }
 
   CommPtr comm_;
-  std::string who_;
-  const testing::TestInfo* running_ = nullptr;
+  std::string who_, test_;
   bool agreeing_ = false;
   Watchdog deadline_;
 };
