@@ -37,13 +37,13 @@ class PlainSource {
     position_ += n;
     return n;
   }
-  /// No more than this many bytes can come out in all.
-  uint64_t most() const { return size_; }
-  void expect_end() const {
-    if (position_ != size_) {
-      damaged(name_, concat("its header announces ", position_, " bytes in all, found ", size_));
+  /// Refuses what cannot hold exactly `total` bytes, before anything of that size is allocated.
+  void expect_total(uint64_t total) const {
+    if (total != size_) {
+      damaged(name_, concat("its header announces ", total, " bytes in all, found ", size_));
     }
   }
+  void expect_end() const {}  // expect_total has seen to it
 
  private:
   const uint8_t* data_;
@@ -80,9 +80,12 @@ class GzipSource {
     }
     return n - stream_.avail_out;
   }
-  uint64_t most() const {
+  void expect_total(uint64_t total) const {
     constexpr uint64_t kDeflateLimit = 1032;  // 258 bytes from two bits: no stream does better
-    return size_ * kDeflateLimit;
+    if (total > size_ * kDeflateLimit) {
+      damaged(name_, concat("its header announces ", total, " bytes in all, and ", size_,
+                            " bytes of gzip cannot hold as many"));
+    }
   }
   /// Also reads on to the gzip trailer, so that zlib compares length and CRC.
   void expect_end() {
@@ -156,10 +159,7 @@ IdxArray parse(Source& source, const std::string& name) {
   array.sizes = parse_header(source, name);
   const uint64_t payload = payload_bytes(array.sizes, name);
   const uint64_t expected = 4 + 4 * array.sizes.size() + payload;
-  if (expected > source.most()) {  // before anything of that size is allocated
-    damaged(name, concat("its header announces ", expected, " bytes in all, found ", "at most ",
-                         source.most()));
-  }
+  source.expect_total(expected);
   array.bytes.resize(payload);
   const size_t found = source.read(array.bytes.data(), payload);
   if (found < payload) {

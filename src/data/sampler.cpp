@@ -7,10 +7,6 @@
 
 namespace syncbn {
 
-Range share_of(int64_t batch, int rank, int ranks) {
-  return {rank * batch / ranks, (rank + 1) * batch / ranks};
-}
-
 BatchSampler::BatchSampler(int64_t n, int64_t batch, uint64_t seed, bool drop_last)
     : n_(n), batch_(batch), seed_(seed), drop_last_(drop_last) {
   SYNCBN_CHECK(n >= 0 && batch > 0, "n is ", n, " and the batch ", batch, ".");

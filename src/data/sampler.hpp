@@ -9,16 +9,9 @@
 #include <cstdint>
 #include <vector>
 
+#include "base/range.hpp"
+
 namespace syncbn {
-
-/// Rows of a global batch: [begin, end).
-struct Range {
-  int64_t begin = 0, end = 0;
-  int64_t size() const { return end - begin; }
-};
-
-/// Rank r's rows of a global batch of b samples: [⌊r·b/R⌋, ⌊(r+1)·b/R⌋).
-Range share_of(int64_t batch, int rank, int ranks);
 
 class BatchSampler {
  public:

@@ -1,0 +1,150 @@
+#include "train/description.hpp"
+
+#include <ATen/Parallel.h>
+#include <ATen/Version.h>
+#include <torch/version.h>
+#include <zlib.h>
+
+#include <boost/version.hpp>
+#include <cstdlib>
+#include <ctime>
+#include <iomanip>
+#include <nlohmann/json.hpp>
+#include <sstream>
+
+#include "comm/cuda_device.hpp"
+
+namespace syncbn {
+namespace {
+
+// Names of the environment that may change a result or a speed, and hold nothing private.
+constexpr const char* kEnvironment[] = {"OMP_NUM_THREADS",     "OMP_DYNAMIC",
+                                        "MKL_DYNAMIC",         "MKL_CBWR",
+                                        "ATEN_CPU_CAPABILITY", "NCCL_ALGO",
+                                        "NCCL_PROTO",          "NCCL_DEBUG",
+                                        "NCCL_SOCKET_IFNAME",  "CUDA_VISIBLE_DEVICES",
+                                        "OMPI_MCA_btl",        "CUBLAS_WORKSPACE_CONFIG"};
+
+std::string shares(const Setting& s) {
+  const int64_t batch = s.trainer.batch(), ranks = s.runtime.size();
+  const int64_t least = batch / ranks, most = (batch + ranks - 1) / ranks;
+  return least == most ? std::to_string(least) : concat(least, " to ", most);
+}
+
+std::string statistics(const Setting& s) {
+  const NormOptions& norm = s.options.norm;
+  if (norm.kind != "batch") return "none (norm.kind = " + norm.kind + ")";
+  const int64_t batch = s.trainer.batch();
+  if (norm.batch == "local") {
+    return concat(shares(s), " (local: each rank its own share); ", s.runtime.size(), " groups");
+  }
+  const int64_t size = group_size(norm.batch, batch), groups = (batch + size - 1) / size;
+  const GroupPlan plan = plan_groups(batch, size, 0, s.runtime.size());
+  const char* where = s.runtime.size() == 1     ? ""
+                      : plan.groups.shared == 0 ? ", each within one rank"
+                      : groups == 1             ? " over all ranks: synchronized"
+                                                : ", across ranks";
+  return concat(size, norm.batch == "global" ? " (global)" : "", "; ", groups,
+                groups == 1 ? " group" : " groups", where);
+}
+
+std::string learning_rate(const Setting& s) {
+  const TrainOptions& train = s.options.train;
+  std::ostringstream out;
+  out << s.trainer.base_learning_rate();
+  if (train.lr_rule != "none") {
+    out << " = " << train.lr << " by the " << train.lr_rule << " rule from batch "
+        << train.lr_reference;
+  }
+  if (train.warmup_steps > 0) out << ", warm-up " << train.warmup_steps << " steps";
+  if (train.schedule != "constant") out << ", " << train.schedule << " schedule";
+  return out.str();
+}
+
+std::string now_utc() {
+  const std::time_t now = std::time(nullptr);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&now));
+  return text;
+}
+
+nlohmann::ordered_json versions() {
+  return {{"syncbn", SYNCBN_VERSION},        {"LibTorch", TORCH_VERSION},
+          {"MPI", Runtime::mpi_version()},   {"NCCL", cuda::nccl_version()},
+          {"CUDA runtime", cuda::version()}, {"Boost", BOOST_LIB_VERSION},
+          {"zlib", zlibVersion()},           {"compiler", __VERSION__}};
+}
+
+}  // namespace
+
+std::string describe(const Setting& s) {
+  std::ostringstream out;
+  const auto line = [&](const char* name, const auto&... value) {
+    out << "  " << std::left << std::setw(26) << name;
+    (out << ... << value) << '\n';
+  };
+  const TrainOptions& train = s.options.train;
+  out << "syncbn " << SYNCBN_VERSION << '\n';
+  line("data", s.data.name, ", ", s.data.train.size(), " training and ", s.data.validation.size(),
+       " validation samples");
+  line("B  samples per step", s.trainer.batch(), " over all ranks");
+  line("R  ranks", s.runtime.size(), "; ", shares(s), " samples each");
+  line("M  samples per statistic", statistics(s));
+  line("steps", s.trainer.steps_per_epoch(), " per epoch; ", s.trainer.steps_in_all(), " in all");
+  line("optimizer", train.optimizer, ", learning rate ", learning_rate(s));
+  line("device", s.placement.rank_devices.empty() ? "cpu" : s.placement.rank_devices[0], ", ",
+       s.options.run.dtype, ", ", s.threads.threads,
+       s.threads.threads == 1 ? " thread" : " threads", " per rank, collectives by ",
+       s.placement.backend);
+  for (size_t r = 1; r < s.placement.rank_devices.size(); ++r) {
+    line("", s.placement.rank_devices[r]);
+  }
+  line("seed", s.options.run.seed);
+  out << '\n' << s.trainer.network().table();
+  for (const auto& note : {s.placement.note, s.data.note}) {
+    if (!note.empty()) out << "note: " << note << '\n';
+  }
+  for (const auto& warning : s.threads.warnings) out << "warning: " << warning << '\n';
+  return out.str();
+}
+
+std::string metadata_json(const Setting& s, const std::string& status) {
+  nlohmann::ordered_json environment = nlohmann::ordered_json::object();
+  for (const char* name : kEnvironment) {
+    if (const char* value = std::getenv(name)) environment[name] = value;
+  }
+  const nlohmann::ordered_json metadata = {{"status", status},
+                                           {"time", now_utc()},
+                                           {"command", s.command},
+                                           {"batch", s.trainer.batch()},
+                                           {"norm_batch", s.options.norm.batch},
+                                           {"ranks", s.runtime.size()},
+                                           {"rank_devices", s.placement.rank_devices},
+                                           {"backend", s.placement.backend},
+                                           {"dtype", s.options.run.dtype},
+                                           {"threads_per_rank", s.threads.threads},
+                                           {"cores_of_rank_0", s.threads.bound_cores},
+                                           {"cpu_capability", at::get_cpu_capability()},
+                                           {"seed", s.options.run.seed},
+                                           {"data",
+                                            {{"name", s.data.name},
+                                             {"train", s.data.train.size()},
+                                             {"validation", s.data.validation.size()},
+                                             {"sha256", s.data.digests}}},
+                                           {"steps_done", s.trainer.step()},
+                                           {"versions", versions()},
+                                           {"environment", environment}};
+  constexpr int kIndent = 2;
+  return metadata.dump(kIndent, ' ', false, nlohmann::json::error_handler_t::replace) + '\n';
+}
+
+std::string version_text() {
+  std::ostringstream out;
+  const nlohmann::ordered_json all = versions();
+  for (const auto& [name, value] : all.items()) {
+    out << std::left << std::setw(14) << name << value.get<std::string>() << '\n';
+  }
+  return out.str();
+}
+
+}  // namespace syncbn

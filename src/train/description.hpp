@@ -1,0 +1,35 @@
+// What a run says about itself: the tables on the console, metadata.json, and --version.
+#pragma once
+
+#include <string>
+
+#include "base/options.hpp"
+#include "comm/runtime.hpp"
+#include "data/dataset.hpp"
+#include "train/trainer.hpp"
+
+namespace syncbn {
+
+/// Everything that a run was set up with.
+struct Setting {
+  const Options& options;
+  const Runtime& runtime;
+  const Placement& placement;
+  const ThreadPlan& threads;
+  const Dataset& data;
+  const Trainer& trainer;
+  const std::string& command;
+};
+
+/// The tables printed before the first step: B, M, R and what follows from them, the learning rate
+/// after its rule, where it runs, and the layers. Notes and warnings come as lines of their own.
+std::string describe(const Setting& setting);
+
+/// metadata.json: status, versions, hosts, ranks, devices, threads, seed, data digests, B, M,
+/// command, time. Nothing of the environment but a short list of names.
+std::string metadata_json(const Setting& setting, const std::string& status);
+
+/// This program and every library that it runs with, one per line.
+std::string version_text();
+
+}  // namespace syncbn

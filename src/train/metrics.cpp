@@ -1,0 +1,54 @@
+#include "train/metrics.hpp"
+
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+namespace syncbn {
+namespace {
+
+std::string text(int64_t value) {
+  return std::to_string(value);
+}
+std::string text(double value) {
+  return nlohmann::json(value).dump();
+}  // shortest that reads back
+
+std::string csv_line(const MetricsRow& row, bool header) {
+  std::string line;
+  for_each_metric(row, [&](const char* name, const auto& value, const char*) {
+    line += (line.empty() ? "" : ",") + (header ? std::string(name) : text(value));
+  });
+  return line;
+}
+
+}  // namespace
+
+MetricsFiles::MetricsFiles(const std::string& folder)
+    : csv_(folder + "/metrics.csv"), jsonl_(folder + "/metrics.jsonl") {
+  csv_.append(csv_line({}, /*header=*/true));
+}
+
+void MetricsFiles::append(const MetricsRow& row) {
+  csv_.append(csv_line(row, /*header=*/false));
+  nlohmann::ordered_json object;
+  for_each_metric(row,
+                  [&](const char* name, const auto& value, const char*) { object[name] = value; });
+  object["rank_peak_memory_bytes"] = row.rank_peak_memory_bytes;
+  jsonl_.append(object.dump());
+}
+
+std::string console_header() {
+  return "  epoch     step   train loss  accuracy    val loss  accuracy   samples/s     time";
+}
+
+std::string console_row(const MetricsRow& row) {
+  char line[160];
+  std::snprintf(line, sizeof line,
+                "  %5lld %8lld   %10.5f  %7.2f%%  %10.5f  %7.2f%%  %10.0f  %6.1fs",
+                static_cast<long long>(row.epoch), static_cast<long long>(row.step), row.train_loss,
+                100 * row.train_accuracy, row.val_loss, 100 * row.val_accuracy, row.samples_per_s,
+                row.seconds);
+  return line;
+}
+
+}  // namespace syncbn

@@ -1,0 +1,80 @@
+#include "train/optimizer.hpp"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+
+namespace syncbn {
+namespace {
+
+constexpr bool kMaximize = false, kAmsgrad = false;
+constexpr double kDampening = 0;
+
+}  // namespace
+
+Optimizer::Optimizer(const TrainOptions& options, at::Tensor parameters, at::Tensor gradients)
+    : options_(options) {
+  if (options.optimizer != "sgd" || options.momentum != 0) {
+    average_ = {at::zeros_like(parameters)};
+  }
+  if (options.optimizer != "sgd") {
+    squared_average_ = {at::zeros_like(parameters)};
+    steps_ = {at::zeros({}, parameters.options().dtype(at::kFloat))};
+  }
+  parameters_ = {std::move(parameters)};
+  gradients_ = {std::move(gradients)};
+}
+
+void Optimizer::clip() {
+  constexpr double kTiny = 1e-6;  // PyTorch's
+  at::Tensor& gradient = gradients_[0];
+  gradient.mul_((options_.clip / (gradient.norm() + kTiny)).clamp_max_(1));
+}
+
+void Optimizer::step(double lr) {
+  if (options_.clip > 0) clip();
+  if (options_.optimizer == "sgd") {
+    at::_fused_sgd_(parameters_, gradients_, average_, options_.weight_decay, options_.momentum, lr,
+                    kDampening, options_.nesterov, kMaximize, first_);
+    first_ = false;
+    return;
+  }
+  steps_[0].add_(1);
+  const auto& o = options_;
+  if (o.optimizer == "adam") {
+    at::_fused_adam_(parameters_, gradients_, average_, squared_average_, {}, steps_, lr, o.beta1,
+                     o.beta2, o.weight_decay, o.adam_eps, kAmsgrad, kMaximize);
+  } else {
+    at::_fused_adamw_(parameters_, gradients_, average_, squared_average_, {}, steps_, lr, o.beta1,
+                      o.beta2, o.weight_decay, o.adam_eps, kAmsgrad, kMaximize);
+  }
+}
+
+LearningRate::LearningRate(const TrainOptions& options, int64_t batch, int64_t steps_per_epoch)
+    : options_(options), steps_per_epoch_(steps_per_epoch) {
+  const double ratio = static_cast<double>(batch) / static_cast<double>(options.lr_reference);
+  base_ = options.lr;
+  if (options.lr_rule == "linear") base_ *= ratio;
+  if (options.lr_rule == "sqrt") base_ *= std::sqrt(ratio);
+  if (options.schedule == "step") {
+    milestones_ = parse_sizes("train.milestones", options.milestones);
+  }
+}
+
+double LearningRate::at(int64_t step) const {
+  if (step < options_.warmup_steps) {
+    return base_ * static_cast<double>(step + 1) / static_cast<double>(options_.warmup_steps);
+  }
+  if (options_.schedule == "cosine") {
+    constexpr double kPi = 3.14159265358979323846;
+    const auto total = static_cast<double>(options_.epochs * steps_per_epoch_);
+    return base_ * (1 + std::cos(kPi * static_cast<double>(step) / total)) / 2;
+  }
+  double rate = base_;
+  for (const int64_t milestone : milestones_) {
+    if (step >= milestone * steps_per_epoch_) rate *= options_.gamma;
+  }
+  return rate;
+}
+
+}  // namespace syncbn

@@ -1,0 +1,57 @@
+// Optimizers on the flat parameter tensor, by ATen's fused kernels, and the learning rate of a
+// step.
+//
+// They are torch.optim.SGD, Adam and AdamW (Loshchilov and Hutter, 2019) with PyTorch's meaning of
+// every option. Not collective: each rank applies the same reduced gradient to the same parameters.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <vector>
+
+#include "base/options.hpp"
+
+namespace syncbn {
+
+class Optimizer {
+ public:
+  /// parameters, gradients: (N), same dtype and device.
+  Optimizer(const TrainOptions& options, at::Tensor parameters, at::Tensor gradients);
+  /// Clips the gradient's norm to options.clip where set (as torch.nn.utils.clip_grad_norm_), then
+  /// takes one step of rate `lr`.
+  void step(double lr);
+
+ private:
+  void clip();
+
+  TrainOptions options_;
+  std::vector<at::Tensor> parameters_, gradients_;  // of one tensor each, as the kernels take them
+  std::vector<at::Tensor> average_, squared_average_,
+      steps_;  // momentum buffer; Adam's second, count
+  bool first_ = true;
+};
+
+/// The learning rate of each step, a pure function of the step.
+///
+///   base      lr · f(B / lr_reference), f = 1 (none), x (linear: Goyal et al., 2017, section 2.1)
+///   or
+///             √x (sqrt: Krizhevsky, 2014, section 5; Hoffer et al., 2017, section 4)
+///   warm-up   base · (s + 1)/warmup_steps for step s < warmup_steps
+///   constant  base
+///   step      base · gamma^(milestones that the epoch has reached)
+///   cosine    base · (1 + cos(π s/S))/2, S = all steps (Loshchilov and Hutter, 2017, equation 5)
+class LearningRate {
+ public:
+  LearningRate(const TrainOptions& options, int64_t batch, int64_t steps_per_epoch);
+  double at(int64_t step) const;
+  double base() const { return base_; }
+
+ private:
+  TrainOptions options_;
+  double base_;
+  int64_t steps_per_epoch_;
+  std::vector<int64_t> milestones_;
+};
+
+}  // namespace syncbn

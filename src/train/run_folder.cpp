@@ -1,0 +1,104 @@
+#include "train/run_folder.hpp"
+
+#include <fcntl.h>
+#include <sys/file.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <ctime>
+#include <filesystem>
+
+namespace syncbn {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kLock = ".lock";
+constexpr const char* kFiles[] = {"config.ini", "metadata.json", "metrics.csv", "metrics.jsonl",
+                                  "model.safetensors"};
+
+std::string default_path(const std::string& config) {
+  const std::time_t now = std::time(nullptr);
+  std::tm local{};
+  localtime_r(&now, &local);
+  char stamp[32];
+  std::strftime(stamp, sizeof stamp, "%Y%m%d-%H%M%S", &local);
+  const std::string name = config.empty() ? "train" : fs::path(config).stem().string();
+  return "runs/" + name + "-" + stamp;
+}
+
+[[noreturn]] void refuse(const std::string& message) {
+  throw Error(message, ExitCode::kCannotCreate);
+}
+
+bool holds_files(const fs::path& folder) {
+  for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.path().filename() != kLock) return true;
+  }
+  return false;
+}
+
+}  // namespace
+
+RunFolder::RunFolder(Runtime& runtime, const Options& options, const CommandLine& line)
+    : runtime_(runtime) {
+  const std::string wanted = options.run.out.empty() ? default_path(line.config) : options.run.out;
+  path_ = runtime.world()->gather_text(wanted).front();  // rank 0's clock names it
+  agree(*runtime.world(), [&] {
+    if (runtime_.rank() == 0) create(options, line.overwrite);
+  });
+}
+
+RunFolder::~RunFolder() {
+  if (lock_ < 0) return;
+  ::unlink((path_ + "/" + kLock).c_str());
+  ::close(lock_);
+}
+
+void RunFolder::create(const Options& options, bool overwrite) {
+  const auto cannot = [&](const std::string& why) {
+    refuse(concat("cannot use the run's folder '", path_, "': ", why));
+  };
+  std::error_code failed;
+  fs::create_directories(path_, failed);
+  if (failed) cannot(failed.message() + "; name another with --run.out");
+  if (!fs::is_directory(path_)) cannot("it is not a folder; name another with --run.out");
+  lock_ = ::open((path_ + "/" + kLock).c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+  if (lock_ < 0) cannot(concat(std::strerror(errno), "; name another with --run.out"));
+  if (::flock(lock_, LOCK_EX | LOCK_NB) != 0) {
+    ::close(lock_);
+    lock_ = -1;  // the other job's lock file stays
+    cannot("another running job holds it; wait for it or name another with --run.out");
+  }
+  if (holds_files(path_)) {
+    if (!overwrite) {
+      cannot("it is not empty; name another with --run.out, or replace the run with --overwrite");
+    }
+    for (const char* name : kFiles) fs::remove(fs::path(path_) / name, failed);
+  }
+  write_file(path_ + "/config.ini", to_ini(options));
+  metrics_ = std::make_unique<MetricsFiles>(path_);
+}
+
+void RunFolder::write(const std::string& name, const std::string& bytes) {
+  agree(*runtime_.world(), [&] {
+    if (runtime_.rank() == 0) write_file(path_ + "/" + name, bytes);
+  });
+}
+
+void RunFolder::write_metadata(const std::string& json) {
+  write("metadata.json", json);
+}
+
+void RunFolder::write_model(const std::string& bytes) {
+  write("model.safetensors", bytes);
+}
+
+void RunFolder::append(const MetricsRow& row) {
+  agree(*runtime_.world(), [&] {
+    if (runtime_.rank() == 0) metrics_->append(row);
+  });
+}
+
+}  // namespace syncbn

@@ -1,0 +1,42 @@
+// A run's folder: config.ini, metadata.json, metrics.csv, metrics.jsonl, model.safetensors.
+#pragma once
+
+#include <map>
+#include <string>
+
+#include "base/options.hpp"
+#include "comm/runtime.hpp"
+#include "data/dataset.hpp"
+#include "train/metrics.hpp"
+
+namespace syncbn {
+
+/// Made and written by rank 0 on behalf of all. Every member is collective over the world, and what
+/// fails on rank 0 is thrown on every rank as UsageError with its code (73 to create, 74 to write).
+class RunFolder {
+ public:
+  /// Creates the folder `options.run.out`, or runs/<config>-<time>, with its parents, takes its
+  /// lock and writes config.ini. A folder that is not empty is refused unless `overwrite`, which
+  /// removes the files of the run before and nothing else. A folder that a running job holds is
+  /// refused.
+  RunFolder(Runtime& runtime, const Options& options, const CommandLine& line);
+  ~RunFolder();
+  RunFolder(const RunFolder&) = delete;
+  RunFolder& operator=(const RunFolder&) = delete;
+
+  const std::string& path() const { return path_; }
+  void write_metadata(const std::string& json);
+  void append(const MetricsRow& row);
+  void write_model(const std::string& safetensors);
+
+ private:
+  void create(const Options& options, bool overwrite);
+  void write(const std::string& name, const std::string& bytes);
+
+  Runtime& runtime_;
+  std::string path_;
+  int lock_ = -1;                          // rank 0: open while the run lasts
+  std::unique_ptr<MetricsFiles> metrics_;  // rank 0
+};
+
+}  // namespace syncbn

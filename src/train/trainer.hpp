@@ -1,0 +1,96 @@
+// The trainer: steps, epochs, evaluation. The whole of what a run computes; no files, no printing.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "base/options.hpp"
+#include "comm/communicator.hpp"
+#include "data/dataset.hpp"
+#include "data/sampler.hpp"
+#include "nn/network.hpp"
+#include "train/optimizer.hpp"
+#include "train/replica.hpp"
+
+namespace syncbn {
+
+/// Loss and accuracy of a number of samples; sums over all ranks, each sample counted once.
+struct Score {
+  double loss_sum = 0;
+  int64_t correct = 0, samples = 0;
+  double loss() const { return loss_sum / static_cast<double>(samples); }
+  double accuracy() const { return static_cast<double>(correct) / static_cast<double>(samples); }
+};
+
+class Trainer {
+ public:
+  /// Told after each step and each batch of an evaluation: what was done, and the steps so far.
+  using OnProgress = std::function<void(const char* phase, int64_t step)>;
+
+  /// Collective. `comm`: all ranks, for tensors on `device`. `data` must outlive the trainer.
+  /// Throws UsageError when the options do not suit the data (B above the training set, a
+  /// statistics group of one sample).
+  Trainer(CommPtr comm, const Options& options, const Dataset& data, at::Device device,
+          OnProgress on_progress = {});
+
+  int64_t batch() const { return batch_; }  ///< B
+  int64_t step() const { return step_; }    ///< steps done
+  int64_t steps_per_epoch() const { return sampler_.steps_per_epoch(); }
+  int64_t steps_in_all() const;  ///< epochs, or train.max_steps if fewer
+  double learning_rate(int64_t step) const { return rate_.at(step); }
+  double base_learning_rate() const { return rate_.base(); }  ///< after its rule, before warm-up
+  const Network& network() const { return network_; }
+  Replica& replica() { return replica_; }
+  /// Seconds of this rank since the last call.
+  StepTimes take_times();
+
+  /// Collective. Trains epoch `epoch` (0-based), or as much of it as train.max_steps leaves.
+  /// Returns loss and accuracy of its samples as they were met, under the weights of their step.
+  /// Throws UsageError(kInvariant) on all ranks in the step whose loss is not finite.
+  Score train_epoch(int64_t epoch);
+
+  /// The two halves of train_epoch: make the order of an epoch, then (collective) take one step on
+  /// the samples of its global batch `k`.
+  void start_epoch(int64_t epoch) { sampler_.start_epoch(epoch); }
+  void train_step(int64_t k);
+
+  /// Collective. Loss and accuracy over a split, with the statistics of norm.eval. `recomputed`
+  /// statistics are pooled over the training set for this call and do not stay.
+  Score evaluate(const Split& split);
+
+  /// Collective. Replaces the running statistics by exact ones: mean and variance, pooled by count,
+  /// of what each norm layer receives over the whole training set in batches of B, each normalised
+  /// by its own groups of M (PreciseBN: Wu and Johnson, 2021, section 3).
+  void recompute_statistics();
+
+ private:
+  Score reduce(const at::Tensor& totals, int64_t samples);
+  Score score(const Split& split, Statistics statistics);
+  void forward_only(BatchGather& gather, int64_t first, int64_t batch, StepContext context,
+                    at::Tensor& totals);
+  void check_finite() const;
+
+  CommPtr comm_;
+  Options options_;
+  const Dataset& data_;
+  at::Device device_;
+  OnProgress on_progress_;
+  int64_t batch_, capacity_;
+  BatchSampler sampler_;
+  Network network_;
+  Replica replica_;
+  Optimizer optimizer_;
+  LearningRate rate_;
+  StatsGrouping grouping_;
+  BatchGather train_gather_, validation_gather_;
+  at::Tensor labels_;        // (capacity) int64
+  at::Tensor totals_;        // (2) float64: loss and correct of one call
+  at::Tensor epoch_totals_;  // (2) float64
+  std::vector<int64_t> in_order_;
+  StepTimes times_;
+  int64_t step_ = 0;
+};
+
+}  // namespace syncbn

@@ -1,0 +1,129 @@
+// BatchGather on one rank; on CUDA its results must be those of the CPU, bit for bit.
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <string>
+#include <tuple>
+
+#include "base/error.hpp"
+#include "base/random.hpp"
+#include "comm/cuda_device.hpp"
+#include "data/dataset.hpp"
+
+namespace syncbn {
+namespace {
+
+constexpr int64_t kStored = 200, kPixels = 28 * 28;
+
+bool on_cuda() {
+  const char* device = std::getenv("SYNCBN_TEST_DEVICE");
+  return device != nullptr && std::string(device) == "cuda";
+}
+
+/// Every third stored row, backwards; all byte values occur.
+Split make_split() {
+  Split split;
+  split.images = at::empty({kStored, kPixels}, at::kByte);
+  split.labels = at::empty({kStored}, at::kLong);
+  const RandomStream random(1, Stream::kSynthetic, 0);
+  for (int64_t i = 0; i < split.images.numel(); ++i) {
+    split.images.data_ptr<uint8_t>()[i] =
+        static_cast<uint8_t>(random.below(256, static_cast<uint64_t>(i)));
+  }
+  for (int64_t i = 0; i < kStored; ++i) split.labels.data_ptr<int64_t>()[i] = (7 * i) % kClasses;
+  for (int64_t row = kStored - 1; row >= 0; row -= 3) split.rows.push_back(row);
+  return split;
+}
+
+struct Batch {
+  at::Tensor x, labels;
+  Batch(int64_t n, at::ScalarType dtype, at::Device device)
+      : x(at::full({n, kPixels}, -99, at::device(device).dtype(dtype))),
+        labels(at::full({n}, -99, at::device(device).dtype(at::kLong))) {}
+};
+
+class Gather : public testing::TestWithParam<std::tuple<at::ScalarType, std::string>> {
+ protected:
+  void SetUp() override {
+    if (!on_cuda()) return;
+    if (cuda::device_count() == 0) GTEST_SKIP() << "no CUDA device";
+    device_ = at::Device(at::kCUDA, 0);
+  }
+  at::ScalarType dtype() const { return std::get<0>(GetParam()); }
+  PixelScale scale() const { return pixel_scale(std::get<1>(GetParam())); }
+
+  const Split split_ = make_split();
+  at::Device device_{at::kCPU};
+};
+INSTANTIATE_TEST_SUITE_P(, Gather,
+                         testing::Combine(testing::Values(at::kFloat, at::kDouble),
+                                          testing::Values("unit", "half", "standard")));
+
+TEST_P(Gather, RowsAreTheScaledSamples) {
+  const std::vector<int64_t> samples = {3, 0, 66, 3, 41};
+  BatchGather gather(split_, scale(), 8, dtype(), device_);
+  Batch batch(5, dtype(), device_);
+  gather(samples.data(), 5, batch.x, batch.labels);
+  const at::Tensor x = batch.x.cpu().to(at::kDouble), labels = batch.labels.cpu();
+  const double tolerance = dtype() == at::kFloat ? 2e-7 : 1e-15;  // half a unit in the last place
+  for (int64_t i = 0; i < 5; ++i) {
+    const int64_t row = kStored - 1 - 3 * samples[static_cast<size_t>(i)];
+    EXPECT_EQ(labels.data_ptr<int64_t>()[i], (7 * row) % kClasses);
+    for (int64_t p = 0; p < kPixels; ++p) {
+      const double byte = split_.images.data_ptr<uint8_t>()[row * kPixels + p];
+      const double expected = (byte / 255 - scale().shift) / scale().divisor;
+      ASSERT_NEAR(x.data_ptr<double>()[i * kPixels + p], expected, tolerance);
+    }
+  }
+}
+
+// Many batches in a row without waiting: no staging buffer may be refilled while it is being
+// copied.
+TEST_P(Gather, ConsecutiveBatchesDoNotMix) {
+  constexpr int64_t kBatches = 50, kSize = 60;
+  BatchGather gather(split_, scale(), kSize, dtype(), device_);
+  BatchGather reference(split_, scale(), kSize, dtype(), at::kCPU);
+  const RandomStream random(2, Stream::kSynthetic, 0);
+  std::vector<std::vector<int64_t>> samples(kBatches, std::vector<int64_t>(kSize));
+  std::vector<Batch> batches;
+  for (int64_t b = 0; b < kBatches; ++b) {
+    auto& mine = samples[static_cast<size_t>(b)];
+    for (int64_t i = 0; i < kSize; ++i) {
+      mine[static_cast<size_t>(i)] = static_cast<int64_t>(
+          random.below(static_cast<uint64_t>(split_.size()), static_cast<uint64_t>(b * kSize + i)));
+    }
+    batches.emplace_back(kSize, dtype(), device_);
+    gather(mine.data(), kSize, batches.back().x, batches.back().labels);
+  }
+  for (size_t b = 0; b < batches.size(); ++b) {
+    Batch expected(kSize, dtype(), at::kCPU);
+    reference(samples[b].data(), kSize, expected.x, expected.labels);
+    EXPECT_TRUE(at::equal(batches[b].x.cpu(), expected.x)) << "batch " << b;
+    EXPECT_TRUE(at::equal(batches[b].labels.cpu(), expected.labels)) << "batch " << b;
+  }
+}
+
+TEST_P(Gather, AnEmptyShareIsAllowed) {
+  BatchGather gather(split_, scale(), 8, dtype(), device_);
+  Batch batch(0, dtype(), device_);
+  EXPECT_NO_THROW(gather(nullptr, 0, batch.x, batch.labels));
+}
+
+TEST_P(Gather, TensorsThatDoNotFitAreRefused) {
+  const std::vector<int64_t> samples(9, 0);
+  BatchGather gather(split_, scale(), 8, dtype(), device_);
+  Batch batch(9, dtype(), device_), smaller(4, dtype(), device_);
+  EXPECT_THROW(gather(samples.data(), 9, batch.x, batch.labels), Error) << "beyond the capacity";
+  EXPECT_THROW(gather(samples.data(), 5, smaller.x, smaller.labels), Error) << "5 rows into 4";
+  at::Tensor wrong = smaller.x.to(dtype() == at::kFloat ? at::kDouble : at::kFloat);
+  EXPECT_THROW(gather(samples.data(), 4, wrong, smaller.labels), Error) << "another dtype";
+}
+
+TEST(PixelScale, KnowsItsNames) {
+  EXPECT_EQ(pixel_scale("half").shift, 0.5);
+  EXPECT_THROW(pixel_scale("unitt"), UsageError);
+}
+
+}  // namespace
+}  // namespace syncbn

@@ -1,0 +1,323 @@
+#include "data/dataset.hpp"
+
+#include <ATen/ATen.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstdlib>
+#include <functional>
+#include <memory>
+#include <optional>
+#include <set>
+
+#include "support/idx_files.hpp"
+#include "support/mpi_main.hpp"
+
+namespace syncbn {
+namespace {
+
+constexpr uint32_t kTrain = 37, kTest = 11, kRows = 3, kColumns = 4;
+constexpr const char* kTrainImages = "train-images-idx3-ubyte";
+constexpr const char* kTrainLabels = "train-labels-idx1-ubyte";
+constexpr const char* kTestImages = "t10k-images-idx3-ubyte";
+constexpr const char* kTestLabels = "t10k-labels-idx1-ubyte";
+
+uint8_t pixel_of(uint32_t sample, uint32_t pixel) {
+  return static_cast<uint8_t>(sample * 7 + pixel * 3);
+}
+
+Bytes images_file(uint32_t n) {
+  Bytes pixels;
+  for (uint32_t i = 0; i < n; ++i) {
+    for (uint32_t p = 0; p < kRows * kColumns; ++p) pixels.push_back(pixel_of(i, p));
+  }
+  return idx_file({n, kRows, kColumns}, pixels);
+}
+
+Bytes labels_file(uint32_t n) {
+  Bytes labels;
+  for (uint32_t i = 0; i < n; ++i) labels.push_back(static_cast<uint8_t>(i % kClasses));
+  return idx_file({n}, labels);
+}
+
+/// A small data set in a folder that rank 0 makes; test images compressed, the rest plain.
+class DatasetTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (runtime_.rank() == 0) folder_.emplace();
+    options_.data.dir =
+        runtime_.world()->gather_text(folder_ ? folder_->path().string() : "").front();
+    options_.run.seed = 5;
+    write(kTrainImages, images_file(kTrain));
+    write(kTrainLabels, labels_file(kTrain));
+    write(std::string(kTestImages) + ".gz", gzip(images_file(kTest)));
+    write(kTestLabels, labels_file(kTest));
+  }
+  void TearDown() override { runtime_.world()->barrier(); }  // then the folder goes
+
+  /// Collective.
+  void write(const std::string& name, const Bytes& bytes) {
+    if (folder_) folder_->write(name, bytes);
+    runtime_.world()->barrier();
+  }
+  void remove(const std::string& name) {
+    if (folder_) std::filesystem::remove(folder_->path() / name);
+    runtime_.world()->barrier();
+  }
+
+  Dataset load() { return load_dataset(runtime_, options_); }
+
+  /// Every rank must refuse with `code` and a message that holds all of `parts`.
+  void expect_refused(ExitCode code, const std::vector<std::string>& parts) {
+    try {
+      load();
+      ADD_FAILURE() << "no error";
+    } catch (const UsageError& error) {
+      EXPECT_EQ(error.code(), code) << error.what();
+      for (const std::string& part : parts) {
+        EXPECT_NE(std::string(error.what()).find(part), std::string::npos)
+            << "'" << part << "' is not in: " << error.what();
+      }
+    }
+  }
+
+  /// Every rank must have made the same text.
+  void expect_same_everywhere(const std::string& text) {
+    const auto texts = runtime_.world()->gather_text(text);
+    EXPECT_EQ(std::set<std::string>(texts.begin(), texts.end()).size(), 1u);
+  }
+
+  Runtime& runtime_ = test_runtime();
+  std::optional<TempFolder> folder_;  // on rank 0
+  Options options_;
+};
+
+std::string text_of(const at::Tensor& t) {
+  return {static_cast<const char*>(t.const_data_ptr()), t.nbytes()};
+}
+
+std::string text_of(const std::vector<int64_t>& rows) {
+  return {reinterpret_cast<const char*>(rows.data()), rows.size() * sizeof(int64_t)};
+}
+
+TEST_F(DatasetTest, HoldsWhatTheFilesHold) {
+  const Dataset data = load();
+  EXPECT_EQ(data.name, "mnist");
+  ASSERT_EQ(data.train.size(), kTrain);
+  ASSERT_EQ(data.validation.size(), kTest);
+  for (const Split* split : {&data.train, &data.validation}) {
+    EXPECT_EQ(split->pixels(), kRows * kColumns);
+    EXPECT_EQ(split->images.scalar_type(), at::kByte);
+    EXPECT_EQ(split->labels.scalar_type(), at::kLong);
+    for (uint32_t i = 0; i < split->size(); ++i) {
+      EXPECT_EQ(split->rows[i], i);
+      EXPECT_EQ(split->labels.const_data_ptr<int64_t>()[i], i % kClasses);
+      for (uint32_t p = 0; p < kRows * kColumns; ++p) {
+        EXPECT_EQ(split->images.const_data_ptr<uint8_t>()[i * kRows * kColumns + p],
+                  pixel_of(i, p));
+      }
+    }
+  }
+}
+
+TEST_F(DatasetTest, TheNodeHoldsOneCopy) {
+  const Dataset data = load();
+  runtime_.world()->barrier();
+  if (runtime_.rank() == 0) {
+    data.train.images.data_ptr<uint8_t>()[5] = 201;
+    data.validation.labels.data_ptr<int64_t>()[2] = 77;
+  }
+  runtime_.node_barrier();
+  EXPECT_EQ(data.train.images.const_data_ptr<uint8_t>()[5], 201);
+  EXPECT_EQ(data.validation.labels.const_data_ptr<int64_t>()[2], 77);
+}
+
+TEST_F(DatasetTest, SaysWhenTheDataIsNotThePublishedOne) {
+  const Dataset data = load();
+  EXPECT_EQ(data.digests.size(), 4u);
+  for (const auto& [file, digest] : data.digests) EXPECT_EQ(digest.size(), 64u) << file;
+  EXPECT_NE(data.note.find("Not the published mnist"), std::string::npos) << data.note;
+  EXPECT_EQ(std::count(data.note.begin(), data.note.end(), '\n'), 0);
+  expect_same_everywhere(data.note + data.digests.at(kTestImages));
+}
+
+TEST_F(DatasetTest, LimitTakesTheFirstTrainingSamples) {
+  options_.data.limit = 10;
+  const Dataset data = load();
+  EXPECT_EQ(data.train.rows, (std::vector<int64_t>{0, 1, 2, 3, 4, 5, 6, 7, 8, 9}));
+  EXPECT_EQ(data.validation.size(), kTest);
+  options_.data.limit = kTrain;
+  EXPECT_EQ(load().train.size(), kTrain);
+}
+
+TEST_F(DatasetTest, ALimitBeyondTheSetIsRefused) {
+  options_.data.limit = kTrain + 1;
+  expect_refused(ExitCode::kUsage, {"data.limit", "38", "37"});
+  options_.from_file["data.limit"] = "small.ini: line 2";
+  expect_refused(ExitCode::kConfig, {"data.limit", "38", "37"});
+}
+
+TEST_F(DatasetTest, AFractionSplitsTheLimitedTrainingSet) {
+  options_.data.limit = 30;
+  options_.data.validation = "0.25";
+  const Dataset data = load();
+  EXPECT_EQ(data.validation.size(), 8);  // round(7.5)
+  EXPECT_EQ(data.train.size(), 22);
+  EXPECT_EQ(data.validation.images.const_data_ptr(), data.train.images.const_data_ptr());
+  std::vector<int64_t> all = data.train.rows;
+  all.insert(all.end(), data.validation.rows.begin(), data.validation.rows.end());
+  std::sort(all.begin(), all.end());
+  for (int64_t i = 0; i < 30; ++i) EXPECT_EQ(all[static_cast<size_t>(i)], i);
+  expect_same_everywhere(text_of(data.train.rows) + "|" + text_of(data.validation.rows));
+}
+
+TEST_F(DatasetTest, TheSeedChoosesTheFraction) {
+  options_.data.validation = "0.5";
+  const auto first = load().validation.rows, again = load().validation.rows;
+  EXPECT_EQ(first, again);
+  options_.run.seed = 6;
+  EXPECT_NE(load().validation.rows, first);
+}
+
+TEST_F(DatasetTest, AnEmptySplitIsRefused) {
+  for (const char* fraction : {"0.01", "0.99"}) {
+    options_.data.validation = fraction;
+    expect_refused(ExitCode::kUsage, {"data.validation", fraction, "37 samples"});
+  }
+  options_.from_file["data.validation"] = "small.ini: line 3";
+  expect_refused(ExitCode::kConfig, {"data.validation"});
+  options_.data.validation = "0.2x";
+  expect_refused(ExitCode::kConfig, {"data.validation", "0.2x"});
+}
+
+TEST_F(DatasetTest, MissingFilesAndFolders) {
+  remove(kTestLabels);
+  expect_refused(ExitCode::kInputMissing,
+                 {kTestLabels, options_.data.dir, "launch/fetch_mnist.sh", "SYNCBN_MNIST_DIR"});
+  options_.data.name = "fashion-mnist";
+  expect_refused(ExitCode::kInputMissing, {kTestLabels, "dataset-fashion-mnist"});
+  options_.data.dir += "/nowhere";
+  expect_refused(ExitCode::kInputMissing, {kTrainImages, "/nowhere"});
+  options_.data.name = "mnits";
+  expect_refused(ExitCode::kUsage, {"data.name", "mnits", "synthetic"});
+}
+
+TEST_F(DatasetTest, AFolderOrDamageInPlaceOfAFile) {
+  write(kTrainLabels, {0, 0, 8, 1, 0, 0, 0});
+  expect_refused(ExitCode::kInputDamaged, {kTrainLabels, "header of 8 bytes, found 7"});
+  remove(kTrainLabels);
+  if (folder_) std::filesystem::create_directory(folder_->path() / kTrainLabels);
+  runtime_.world()->barrier();
+  expect_refused(ExitCode::kInputMissing, {kTrainLabels, "regular file"});
+}
+
+TEST_F(DatasetTest, ALabelOverNine) {
+  Bytes labels = labels_file(kTrain);
+  labels[8 + 23] = 10;
+  labels[8 + 30] = 255;
+  write(kTrainLabels, labels);
+  expect_refused(ExitCode::kInputDamaged, {kTrainLabels, "label 23 is 10"});
+}
+
+TEST_F(DatasetTest, CountsThatDiffer) {
+  write(kTestLabels, labels_file(kTest + 1));
+  expect_refused(ExitCode::kInputDamaged, {kTestImages, "11 images", kTestLabels, "12 labels"});
+}
+
+TEST_F(DatasetTest, NoImages) {
+  write(kTrainImages, idx_file({0, kRows, kColumns}, {}));
+  write(kTrainLabels, labels_file(0));
+  expect_refused(ExitCode::kInputDamaged, {kTrainImages, "no images"});
+  write(kTrainImages, idx_file({kTrain, 0, kColumns}, {}));
+  expect_refused(ExitCode::kInputDamaged, {kTrainImages, "no images", "37 x 0 x 4"});
+}
+
+TEST_F(DatasetTest, FilesInEachOthersPlace) {
+  write(kTrainImages, labels_file(kTrain));
+  expect_refused(ExitCode::kInputDamaged, {kTrainImages, "expected 3 dimensions", "found 1"});
+  write(kTrainImages, images_file(kTrain));
+  write(kTrainLabels, images_file(kTrain));
+  expect_refused(ExitCode::kInputDamaged, {kTrainLabels, "expected 1 dimension", "found 3"});
+}
+
+TEST_F(DatasetTest, TestImagesOfAnotherSize) {
+  write(kTestImages, idx_file({kTest, kColumns, kRows}, Bytes(kTest * kRows * kColumns)));
+  expect_refused(ExitCode::kInputDamaged, {kTestImages, "4 x 3", "3 x 4"});
+}
+
+TEST_F(DatasetTest, SyntheticIsTheSameEverywhereAndOfTheSeed) {
+  options_.data = {};
+  options_.data.name = "synthetic";
+  const Dataset data = load(), again = load();
+  EXPECT_EQ(data.train.images.sizes(), (at::IntArrayRef{2000, 784}));
+  EXPECT_EQ(data.validation.images.sizes(), (at::IntArrayRef{500, 784}));
+  EXPECT_TRUE(data.digests.empty());
+  EXPECT_TRUE(data.note.empty());
+  EXPECT_TRUE(at::equal(data.train.images, again.train.images));
+  EXPECT_FALSE(at::equal(data.train.images.narrow(0, 0, 500), data.validation.images));
+  expect_same_everywhere(text_of(data.validation.images) + text_of(data.validation.labels));
+  for (int64_t label = 0; label < kClasses; ++label) {
+    EXPECT_EQ(data.train.labels.eq(label).sum().item<int64_t>(), 200);
+  }
+  options_.run.seed = 6;
+  EXPECT_FALSE(at::equal(load().train.images, data.train.images));
+}
+
+// Nearest class mean of the training samples: learnable, and more than one pixel decides.
+TEST_F(DatasetTest, SyntheticCanBeLearnt) {
+  options_.data = {};
+  options_.data.name = "synthetic";
+  const Dataset data = load();
+  const at::Tensor train = data.train.images.to(at::kFloat);
+  std::vector<at::Tensor> means;
+  for (int64_t label = 0; label < kClasses; ++label) {
+    means.push_back(train.index({data.train.labels.eq(label)}).mean(0));
+  }
+  const at::Tensor found =
+      at::cdist(data.validation.images.to(at::kFloat), at::stack(means)).argmin(1);
+  EXPECT_GE(found.eq(data.validation.labels).sum().item<int64_t>(), 475);  // of 500
+}
+
+/// The files that SYNCBN_MNIST_DIR names.
+class PublishedMnist : public testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_NE(std::getenv("SYNCBN_MNIST_DIR"), nullptr)
+        << "set SYNCBN_MNIST_DIR to MNIST's folder: launch/fetch_mnist.sh gets it and prints it";
+  }
+};
+
+TEST_F(PublishedMnist, IsRecognisedAndScaledByItsOwnMoments) {
+  const Dataset data = load_dataset(test_runtime(), Options{});
+  EXPECT_EQ(data.note, "");
+  EXPECT_EQ(data.digests.at(kTrainImages),
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db");
+  EXPECT_EQ(data.train.size(), 60000);
+  EXPECT_EQ(data.validation.size(), 10000);
+  EXPECT_EQ(data.train.labels.const_data_ptr<int64_t>()[0], 5);  // the first digit is a five
+
+  std::array<int64_t, 256> counts{};
+  const uint8_t* pixels = data.train.images.const_data_ptr<uint8_t>();
+  for (int64_t i = 0; i < data.train.images.numel(); ++i) ++counts[pixels[i]];
+  const auto n = static_cast<double>(data.train.images.numel());
+  double mean = 0, variance = 0;
+  for (int v = 0; v < 256; ++v) mean += v / 255.0 * static_cast<double>(counts[v]) / n;
+  for (int v = 0; v < 256; ++v) {
+    variance += std::pow(v / 255.0 - mean, 2) * static_cast<double>(counts[v]) / n;
+  }
+  const PixelScale standard = pixel_scale("standard");
+  EXPECT_NEAR(standard.shift, mean, 0.5e-4);
+  EXPECT_NEAR(standard.divisor, std::sqrt(variance), 0.5e-4);
+}
+
+TEST_F(PublishedMnist, IsRecognisedUnderAnotherName) {
+  Options options;
+  options.data.name = "fashion-mnist";
+  options.data.dir = std::getenv("SYNCBN_MNIST_DIR");
+  EXPECT_EQ(load_dataset(test_runtime(), options).note,
+            "The files given as fashion-mnist are those of mnist.");
+}
+
+}  // namespace
+}  // namespace syncbn
