@@ -5,7 +5,6 @@
 #include <torch/version.h>
 #include <zlib.h>
 
-#include <boost/version.hpp>
 #include <cstdlib>
 #include <ctime>
 #include <iomanip>
@@ -71,7 +70,7 @@ std::string now_utc() {
 nlohmann::ordered_json versions() {
   return {{"syncbn", SYNCBN_VERSION},        {"LibTorch", TORCH_VERSION},
           {"MPI", Runtime::mpi_version()},   {"NCCL", cuda::nccl_version()},
-          {"CUDA runtime", cuda::version()}, {"Boost", BOOST_LIB_VERSION},
+          {"CUDA runtime", cuda::version()}, {"options", parser_version()},
           {"zlib", zlibVersion()},           {"compiler", __VERSION__}};
 }
 
