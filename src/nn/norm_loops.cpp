@@ -96,13 +96,13 @@ SYNCBN_CLONES void input_gradient(const T* x, const T* dy, Block block, const do
   }
 }
 
-#define SYNCBN_INSTANTIATE(T)                                                                    \
-  template void moments<T>(const T*, Block, double*, double*);                                   \
-  template void affine<T>(const T*, Block, const double*, const double*, bool, T*);              \
-  template void mask<T>(const T*, Block, T*);                                                    \
-  template void backward_sums<T>(const T*, const T*, Block, const double*, const double*,        \
-                                 double*, double*);                                              \
-  template void input_gradient<T>(const T*, const T*, Block, const double*, const double*,       \
+#define SYNCBN_INSTANTIATE(T)                                                                      \
+  template void moments<T>(const T*, Block, double*, double*);                                     \
+  template void affine<T>(const T*, Block, const double*, const double*, bool, T*);                \
+  template void mask<T>(const T*, Block, T*);                                                      \
+  template void backward_sums<T>(const T*, const T*, Block, const double*, const double*, double*, \
+                                 double*);                                                         \
+  template void input_gradient<T>(const T*, const T*, Block, const double*, const double*,         \
                                   const double*, T*);
 SYNCBN_INSTANTIATE(float)
 SYNCBN_INSTANTIATE(double)
