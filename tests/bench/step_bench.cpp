@@ -1,10 +1,11 @@
-// The cost of a training step, for tests/bench/compare.py, which starts this program on several ranks.
+// The cost of a training step, for tests/bench/compare.py, which starts this program on several
+// ranks.
 //
 //   step_bench ROWS CONTROL      ROWS: samples per rank
 //
 // Makes one trainer for each kind of normalization in this one process (784-128-64-10, Adam,
-// float32, one thread a rank) and then does what the file CONTROL.<rank> says, line by line, the same
-// lines for all ranks:
+// float32, one thread a rank) and then does what the file CONTROL.<rank> says, line by line, the
+// same lines for all ranks:
 //
 //   none|local|global STEPS      takes so many steps; rank 0 prints one line of seconds:
 //                                elapsed data forward backward norm_comm gradient_comm optimizer
