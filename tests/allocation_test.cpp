@@ -44,7 +44,9 @@ struct Case {
   const char* dtype;
   double clip;
 };
-void PrintTo(const Case& c, std::ostream* out) { *out << c.name; }
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.name;
+}
 
 class Allocation : public testing::TestWithParam<Case> {};
 

@@ -28,8 +28,9 @@ class Optimizer {
   TrainOptions options_;
   std::vector<at::Tensor> parameters_, gradients_;  // of one tensor each, as the kernels take them
   std::vector<at::Tensor> average_, squared_average_,
-      steps_;  // momentum buffer; Adam's second, count
-  bool first_ = true;
+      steps_;                        // momentum buffer; Adam's second, count
+  at::Tensor clip_, tiny_, factor_;  // (): the largest norm, its guard, what clipping multiplies by
+  int64_t taken_ = 0;                // steps
 };
 
 /// The learning rate of each step, a pure function of the step.

@@ -68,7 +68,7 @@ def main():
                           nn.Linear(128, 64), SyncBatchNorm(64), nn.ReLU(), nn.Linear(64, 10))
     model = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False,
                                                 gradient_as_bucket_view=True)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.0, fused=True)  # as step_bench.cpp
     loss_function = nn.CrossEntropyLoss()
     x, labels = torch.rand(rows, 784), torch.randint(0, 10, (rows,))
 

@@ -1,10 +1,11 @@
-// The cost of a training step, for tests/bench/compare.py, which starts this program on several ranks.
+// The cost of a training step, for tests/bench/compare.py, which starts this program on several
+// ranks.
 //
 //   step_bench ROWS CONTROL      ROWS: samples per rank
 //
 // Makes one trainer for each kind of normalization in this one process (784-128-64-10, Adam,
-// float32, one thread a rank) and then does what the file CONTROL.<rank> says, line by line, the same
-// lines for all ranks:
+// float32, one thread a rank) and then does what the file CONTROL.<rank> says, line by line, the
+// same lines for all ranks:
 //
 //   none|local|global STEPS      takes so many steps; rank 0 prints one line of seconds:
 //                                elapsed data forward backward norm_comm gradient_comm optimizer
@@ -65,6 +66,7 @@ int bench(Runtime& runtime, int argc, char** argv) {
   options.train.batch_per_rank = std::atoll(argv[1]);
   options.train.drop_last = true;
   options.train.max_steps = 1;
+  options.train.lr = 0;  // else the few batches are learned, and denormal gradients slow Adam down
   plan_threads(runtime, 1);
   const Dataset data = load_dataset(runtime, options);
   const CommPtr comm = make_communicator(runtime, choose_placement(runtime, "cpu", "mpi"));
