@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "support/close.hpp"
-#include "support/job.hpp"
+#include "support/training.hpp"
 
 namespace syncbn {
 namespace {

@@ -10,8 +10,8 @@
 #include <vector>
 
 #include "support/close.hpp"
-#include "support/job.hpp"
 #include "support/options_support.hpp"
+#include "support/training.hpp"
 #include "train/measurements.hpp"
 
 namespace syncbn {
@@ -23,6 +23,10 @@ struct Case {
   const char* name;
   Settings settings;
 };
+
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.name;
+}
 
 class EqualsOneRank : public testing::TestWithParam<Case> {};
 

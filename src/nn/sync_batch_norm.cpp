@@ -53,8 +53,8 @@ struct Normalise : public torch::autograd::Function<Normalise> {
     const auto saved = context->get_saved_variables();
     const at::Tensor &x = saved[0], &weight = saved[1], &stats = saved[2];
     const double eps = context->saved_data["eps"].toDouble();
-    const auto holder = c10::static_intrusive_pointer_cast<CommHolder>(
-        context->saved_data["comm"].toCapsule());
+    const auto holder =
+        c10::static_intrusive_pointer_cast<CommHolder>(context->saved_data["comm"].toCapsule());
     const int64_t features = x.size(1);
 
     const StatsGroups groups = one_group(holder->comm, x.size(0));
@@ -112,9 +112,8 @@ torch::Tensor SyncBatchNormImpl::forward(const torch::Tensor& x) {
 void SyncBatchNormImpl::update_running(const torch::Tensor& stats) {
   const torch::NoGradGuard no_gradient;
   num_batches_tracked.add_(1);
-  const double momentum = options.momentum().has_value()
-                              ? *options.momentum()
-                              : 1.0 / num_batches_tracked.item<double>();
+  const double momentum = options.momentum().has_value() ? *options.momentum()
+                                                         : 1.0 / num_batches_tracked.item<double>();
   const int64_t features = options.num_features();
   const at::Tensor variance = stats[0].narrow(0, 1 + features, features) / (stats[0][0] - 1);
   running_mean.lerp_(stats[0].narrow(0, 1, features).to(running_mean.scalar_type()), momentum);

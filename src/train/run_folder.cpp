@@ -28,7 +28,9 @@ std::string default_path(const std::string& config) {
   return "runs/" + name + "-" + stamp;
 }
 
-[[noreturn]] void refuse(const std::string& message) { throw Error(message, ExitCode::kCannotCreate); }
+[[noreturn]] void refuse(const std::string& message) {
+  throw Error(message, ExitCode::kCannotCreate);
+}
 
 bool holds_files(const fs::path& folder) {
   for (const auto& entry : fs::directory_iterator(folder)) {
@@ -85,9 +87,13 @@ void RunFolder::write(const std::string& name, const std::string& bytes) {
   });
 }
 
-void RunFolder::write_metadata(const std::string& json) { write("metadata.json", json); }
+void RunFolder::write_metadata(const std::string& json) {
+  write("metadata.json", json);
+}
 
-void RunFolder::write_model(const std::string& bytes) { write("model.safetensors", bytes); }
+void RunFolder::write_model(const std::string& bytes) {
+  write("model.safetensors", bytes);
+}
 
 void RunFolder::append(const MetricsRow& row) {
   agree(*runtime_.world(), [&] {

@@ -1,94 +1,44 @@
-// Small trainings on synthetic data, on all ranks together or on each rank alone.
+// Runs a whole job under mpiexec, for tests of how a job ends.
 #pragma once
 
-#include <gtest/gtest.h>
+#include <sys/wait.h>
 
-#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
 #include <string>
-#include <utility>
-#include <vector>
-
-#include "support/close.hpp"
-#include "support/mpi_main.hpp"
-#include "train/trainer.hpp"
 
 namespace syncbn {
 
-using Settings = std::vector<std::pair<std::string, std::string>>;
-using State = std::vector<std::pair<std::string, at::Tensor>>;
-
-inline CommPtr world() {
-  return test_runtime().world();
-}
-inline bool on_last_rank() {
-  return world()->rank() + 1 == world()->size();
-}
-
-/// 301 samples in batches of 32, the last of 13; 784-12-9-10 in float64 by SGD.
-inline Options options_with(const Settings& settings) {
-  Options options;
-  for (const auto& [key, value] : Settings{{"data.name", "synthetic"},
-                                           {"data.limit", "301"},
-                                           {"model.hidden", "12,9"},
-                                           {"train.batch", "32"},
-                                           {"train.epochs", "2"},
-                                           {"train.optimizer", "sgd"},
-                                           {"train.lr", "0.1"},
-                                           {"run.dtype", "float64"}}) {
-    set_option(options, key, value);
-  }
-  for (const auto& [key, value] : settings) set_option(options, key, value);
-  return options;
-}
-
-/// Options, their data, and trainers of both.
-struct Job {
-  explicit Job(Options o) : options(std::move(o)), data(load_dataset(test_runtime(), options)) {}
-
-  Trainer trainer() const { return {world(), options, data, at::kCPU}; }
-  /// One rank, all of each batch.
-  Trainer alone() const { return {world()->split(world()->rank(), 0), options, data, at::kCPU}; }
-
-  Options options;
-  Dataset data;
+struct JobResult {
+  int code = -1;            ///< mpiexec's exit code
+  std::string output;       ///< stdout and stderr of all ranks
+  double seconds_left = 0;  ///< from the first line "ready" to the end of the job
 };
 
-inline Job job_with(const Settings& settings = {}) {
-  return Job(options_with(settings));
-}
-
-inline std::vector<Score> train(Trainer& trainer, int64_t epochs = 2) {
-  std::vector<Score> scores;
-  for (int64_t epoch = 0; epoch < epochs; ++epoch) scores.push_back(trainer.train_epoch(epoch));
-  return scores;
-}
-
-inline State copy_of(Trainer& trainer) {
-  State state = trainer.replica().state_dict();
-  for (auto& [name, value] : state) value = value.clone();
-  return state;
-}
-
-inline void expect_equal(const State& actual, const State& expected, double tolerance) {
-  ASSERT_EQ(actual.size(), expected.size());
-  for (size_t i = 0; i < actual.size(); ++i) {
-    EXPECT_EQ(actual[i].first, expected[i].first);
-    EXPECT_LE(difference(actual[i].second, expected[i].second), tolerance) << expected[i].first;
+/// `command`: a program of the tests' folder and its arguments, plain words.
+inline JobResult run_job(int ranks, const std::string& command) {
+  const auto environment = [](const char* name) {
+    const char* value = std::getenv(name);
+    return std::string(value == nullptr ? "(run the tests with ctest)" : value);
+  };
+  using Clock = std::chrono::steady_clock;
+  const std::string shell = environment("SYNCBN_MPIEXEC") + " --timeout 40 -n " +
+                            std::to_string(ranks) + " " + environment("SYNCBN_BINARY_DIR") +
+                            "/tests/" + command + " 2>&1 </dev/null";
+  JobResult result;
+  FILE* pipe = popen(shell.c_str(), "r");
+  if (pipe == nullptr) return result;
+  auto ready = Clock::time_point::max();
+  char line[4096];
+  while (std::fgets(line, sizeof line, pipe) != nullptr) {
+    if (ready == Clock::time_point::max() && std::string(line) == "ready\n") ready = Clock::now();
+    result.output += line;
   }
-}
-
-inline double largest_difference(const State& a, const State& b) {
-  double largest = 0;
-  for (size_t i = 0; i < a.size(); ++i) {
-    largest = std::max(largest, difference(a[i].second, b[i].second));
-  }
-  return largest;
-}
-
-inline void expect_equal(const Score& actual, const Score& expected, double tolerance) {
-  EXPECT_EQ(actual.samples, expected.samples);
-  EXPECT_EQ(actual.correct, expected.correct);
-  EXPECT_NEAR(actual.loss_sum / expected.loss_sum, 1, tolerance);
+  const int status = pclose(pipe);
+  result.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
+  result.seconds_left = std::chrono::duration<double>(Clock::now() - ready).count();
+  return result;
 }
 
 }  // namespace syncbn

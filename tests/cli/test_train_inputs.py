@@ -1,0 +1,118 @@
+"""Damaged, missing and unfit input files: each ends with its code and one sentence that names the
+file, what was expected and what was found, and leaves older results alone."""
+
+import gzip
+import os
+
+import pytest
+
+from support import idx
+from support.refusals import RANKS, Case, refuse_all
+
+IMAGES, LABELS, TEST_IMAGES, TEST_LABELS = idx.NAMES
+PIXELS = 40 * 6 * 5
+DAMAGED, MISSING = 65, 66
+
+
+def edited(name, change):
+    """Words that name a good folder but for one file, changed by `change`(its bytes)."""
+    def words(folder):
+        path = idx.write_tiny(folder) / name
+        path.write_bytes(change(path.read_bytes()))
+        return ["--data.dir", folder]
+    return words
+
+
+def zipped(name, change):
+    def words(folder):
+        path = idx.write_tiny(folder) / name
+        path.with_suffix(".gz").write_bytes(change(path.read_bytes()))
+        path.unlink()
+        return ["--data.dir", folder]
+    return words
+
+
+def replaced(name, make):
+    """As `edited`, the file replaced by what `make`(its path) makes."""
+    def words(folder):
+        path = idx.write_tiny(folder) / name
+        path.unlink()
+        make(path)
+        return ["--data.dir", folder]
+    return words
+
+
+def damaged(words, *says):
+    return Case(DAMAGED, says, words)
+
+
+def missing(words, *says):
+    return Case(MISSING, says, words)
+
+
+def flipped(content):
+    packed = bytearray(gzip.compress(content))
+    packed[len(packed) // 2] ^= 0x10
+    return bytes(packed)
+
+
+def bomb(content):
+    """The announced bytes, and 256 MB of zeros behind them."""
+    return gzip.compress(content + bytes(256 << 20), compresslevel=1)
+
+
+ALL, HUGE = str(16 + PIXELS), 0xFFFFFFFF
+CASES = {
+    "payload short by a byte": damaged(edited(IMAGES, lambda b: b[:-1]), IMAGES, ALL,
+                                       str(15 + PIXELS)),
+    "payload short by half": damaged(edited(IMAGES, lambda b: b[: 16 + PIXELS // 2]), IMAGES, ALL,
+                                     str(16 + PIXELS // 2)),
+    "no payload": damaged(edited(TEST_IMAGES, lambda b: b[:16]), TEST_IMAGES, "316", "16"),
+    "labels short": damaged(edited(LABELS, lambda b: b[:-3]), LABELS, "48", "45"),
+    "empty file": damaged(edited(IMAGES, lambda b: b""), IMAGES, "expected", "found 0"),
+    "header cut": damaged(edited(TEST_LABELS, lambda b: b[:6]), TEST_LABELS, "expected", "found 6"),
+    "huge sizes": damaged(edited(IMAGES, lambda b: idx.header(HUGE, HUGE, HUGE) + b[16:]), IMAGES,
+                          "4294967295 x 4294967295 x 4294967295", "expected at most"),
+    "huge count": damaged(edited(LABELS, lambda b: idx.header(HUGE) + b[8:]), LABELS, "4294967295",
+                          "expected at most"),
+    "wrong magic": damaged(edited(IMAGES, lambda b: b"\x89PNG" + b[4:]), IMAGES, "expected",
+                           "found"),
+    "floats": damaged(edited(IMAGES, lambda b: idx.header(40, 6, 5, kind=0x0D) + b[16:]), IMAGES,
+                      "expected", "found"),
+    "two dimensions": damaged(edited(IMAGES, lambda b: idx.header(40, 30) + b[16:]), IMAGES,
+                              "expected", "found 2"),
+    "labels as images": damaged(replaced(IMAGES, lambda p: p.write_bytes(
+        idx.header(3) + bytes(3))), IMAGES, "expected 3", "found 1"),
+    "trailing byte": damaged(edited(TEST_LABELS, lambda b: b + b"\0"), TEST_LABELS, "18", "19"),
+    "gzip cut": damaged(zipped(IMAGES, lambda b: gzip.compress(b)[:-40]), f"{IMAGES}.gz"),
+    "gzip flipped": damaged(zipped(IMAGES, flipped), f"{IMAGES}.gz"),
+    "gzip trailing": damaged(zipped(IMAGES, lambda b: gzip.compress(b) + b"more"),
+                             f"{IMAGES}.gz"),
+    "gzip bomb": damaged(zipped(TEST_LABELS, bomb), f"{TEST_LABELS}.gz"),
+    "label over 9": damaged(edited(LABELS, lambda b: b[:20] + b"\x0a" + b[21:]), LABELS,
+                            "label 12 is 10", "expected 0 to 9"),
+    "fewer labels": damaged(edited(LABELS, lambda b: idx.header(39) + b[8:-1]), LABELS,
+                            "40 images", "39 labels"),
+    "no images": damaged(edited(IMAGES, lambda b: idx.header(0, 6, 5)), IMAGES, "no images"),
+    "other image size": damaged(edited(TEST_IMAGES, lambda b: idx.header(10, 5, 6) + b[16:]),
+                                TEST_IMAGES, "5 x 6", "6 x 5"),
+    "a folder": missing(replaced(IMAGES, lambda p: p.mkdir()), IMAGES, "expected a regular file"),
+    "a pipe": missing(replaced(IMAGES, os.mkfifo), IMAGES, "expected a regular file"),
+    "a device": missing(replaced(LABELS, lambda p: p.symlink_to("/dev/zero")), LABELS,
+                        "expected a regular file"),
+    "a missing file": missing(replaced(TEST_LABELS, lambda p: None), TEST_LABELS, "fetch_mnist.sh",
+                              "--data.dir"),
+    "a missing folder": missing(lambda folder: ["--data.dir", folder / "none"], "none",
+                                "fetch_mnist.sh", "--data.dir"),
+}
+
+
+@pytest.fixture(scope="module")
+def refusals(tmp_path_factory):
+    return refuse_all(CASES, tmp_path_factory.mktemp("inputs"))
+
+
+@pytest.mark.parametrize("ranks", RANKS)
+@pytest.mark.parametrize("name", CASES)
+def test_refuses(refusals, name, ranks):
+    refusals[name, ranks].check()

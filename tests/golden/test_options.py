@@ -1,0 +1,51 @@
+"""Each choice of layer, statistics, optimizer and schedule means what it means in PyTorch."""
+
+import pytest
+from compare import FLOAT64, assert_same_float64, assert_same_losses
+
+SMALL = {"run.dtype": "float64", "model.hidden": "32,16", "train.batch": 64, "data.limit": 300,
+         "train.epochs": 4}
+SGD = {"train.optimizer": "sgd", "train.lr": 0.05}
+STEP = {"train.schedule": "step", "train.milestones": "1,3", "train.gamma": 0.3}
+
+CASES = {
+    "no norm": {"norm.kind": "none"},
+    "layer norm": {"norm.kind": "layer", "norm.eps": 1e-3},
+    "layer norm after a tanh": {"norm.kind": "layer", "norm.position": "post",
+                                "model.activation": "tanh"},
+    "post": {"norm.position": "post"},
+    "output norm": {"norm.output": True},
+    "post and output, of groups": {"norm.position": "post", "norm.output": True, "norm.batch": 16},
+    "biased": {"norm.running_variance": "biased", "norm.momentum": 0.01, "norm.eps": 1e-3},
+    "biased, of groups": {"norm.running_variance": "biased", "norm.batch": 16},
+    "cumulative": {"norm.cumulative": True},
+    "cumulative, of groups": {"norm.cumulative": True, "norm.batch": 32},
+    "recomputed": {"norm.eval": "recomputed"},
+    "recomputed, of groups, biased": {"norm.eval": "recomputed", "norm.batch": 16,
+                                      "norm.running_variance": "biased"},
+    "evaluated by batch": {"norm.eval": "batch"},
+    "evaluated by groups": {"norm.eval": "batch", "norm.batch": 16},
+    "sigmoid": {"model.activation": "sigmoid", "data.scale": "half"},
+    "tanh": {"model.activation": "tanh", "data.scale": "standard"},
+    "one layer": {"model.hidden": "", "norm.output": True, "model.init": "normal"},
+    "dropout": {"model.dropout": 0.3, "model.hidden": "33,18"},
+    "sgd": {**SGD, "train.momentum": 0},
+    "sgd with momentum and decay": {**SGD, "train.weight_decay": 0.01},
+    "sgd of Nesterov, by step": {**SGD, **STEP, "train.nesterov": True, "train.weight_decay": 0.01},
+    "adam with decay, by step": {**STEP, "train.weight_decay": 0.01, "train.adam_eps": 1e-6},
+    "adamw, by cosine": {"train.optimizer": "adamw", "train.weight_decay": 0.05,
+                         "train.schedule": "cosine", "train.beta1": 0.8, "train.beta2": 0.99},
+    "clipped, after a warm-up": {**SGD, "train.clip": 0.5, "train.warmup_steps": 7,
+                                 "train.schedule": "cosine"},
+    "linear rule": {**SGD, "train.lr_rule": "linear", "train.lr_reference": 256, "model.init": "he"},
+    "square root rule": {"train.lr_rule": "sqrt", "train.lr_reference": 256,
+                         "model.init": "glorot"},
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_as_in_pytorch(golden, name):
+    run, outcome = golden.both({**SMALL, **CASES[name]}, 3 if "groups" in name else 2)
+    assert_same_losses(run, outcome, FLOAT64)
+    assert_same_float64(run.state, outcome.state)
+    assert run.column("val_accuracy") == outcome.val_accuracy

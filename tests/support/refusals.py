@@ -1,0 +1,67 @@
+"""Runs that must be refused: all cases of a table at 1 and 2 ranks, a few at a time, since most of a
+refusal is mpirun's own teardown."""
+
+import concurrent.futures
+import dataclasses
+import statistics
+import typing
+
+from support import trainer
+
+LIMIT_S = 5
+RANKS = (1, 2)
+AT_A_TIME = 3
+OLD = {"config.ini": "an older run's", "metrics.csv": "an older run's"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """`words`: maps an empty folder, in which it may prepare files, to the command line. `says`: what
+    the sentence must hold."""
+
+    code: int
+    says: tuple
+    words: typing.Callable
+
+
+@dataclasses.dataclass
+class Refusal:
+    case: Case
+    result: trainer.Result
+    seconds: float
+    left: dict  # the files of the run's folder afterwards
+
+    def check(self):
+        assert self.result.code == self.case.code, self.result.stderr
+        sentence = self.result.sentence()
+        assert sentence.startswith("syncbn-train: "), sentence
+        missing = [part for part in self.case.says if part not in sentence]
+        assert not missing, f"{missing} not in: {sentence}"
+        assert self.result.stdout == ""
+        assert self.seconds < LIMIT_S
+        assert self.left == OLD
+
+
+def refuse(case, ranks, folder):
+    """One refusal; --overwrite stands for a user who means it, and the old files must still stay."""
+    out, scratch = folder / "out", folder / "scratch"
+    out.mkdir(parents=True)
+    scratch.mkdir()
+    for name, text in OLD.items():
+        (out / name).write_text(text)
+    words = [*case.words(scratch), "--overwrite", "--run.out", out]
+    result = trainer.run(*words, ranks=ranks, timeout=60)
+    seconds = [result.seconds]
+    while max(seconds) >= LIMIT_S and len(seconds) < 3:  # a busy machine: the median of three
+        seconds.append(trainer.run(*words, ranks=ranks, timeout=60).seconds)
+    left = {path.name: path.read_text() for path in out.iterdir()}
+    return Refusal(case, result, statistics.median(seconds), left)
+
+
+def refuse_all(cases, folder):
+    """{(name, ranks): Refusal}"""
+    keys = [(name, ranks) for name in cases for ranks in RANKS]
+    with concurrent.futures.ThreadPoolExecutor(AT_A_TIME) as pool:
+        done = pool.map(lambda key: refuse(cases[key[0]], key[1],
+                                           folder / f"{list(cases).index(key[0])}-{key[1]}"), keys)
+        return dict(zip(keys, done))
