@@ -31,8 +31,9 @@ void write_all(int file, const std::string& bytes, const std::string& path) {
 }
 
 void write_new(const std::string& path, const std::string& bytes) {
+  // Emptied, not refused, if there: a killed run with this process's id may have left it behind.
   const int file =
-      ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, kReadableByAll);
+      ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, kReadableByAll);
   if (file < 0) fail("create", path);
   try {
     write_all(file, bytes, path);

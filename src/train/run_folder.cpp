@@ -45,12 +45,21 @@ RunFolder::RunFolder(Runtime& runtime, const Options& options, const CommandLine
     : runtime_(runtime) {
   const std::string wanted = options.run.out.empty() ? default_path(line.config) : options.run.out;
   path_ = runtime.world()->gather_text(wanted).front();  // rank 0's clock names it
-  agree(*runtime.world(), [&] {
-    if (runtime_.rank() == 0) create(options, line.overwrite);
-  });
+  try {
+    agree(*runtime.world(), [&] {
+      if (runtime_.rank() == 0) create(options, line.overwrite);
+    });
+  } catch (...) {
+    unlock();  // a refused folder stays as it was, for this process too
+    throw;
+  }
 }
 
 RunFolder::~RunFolder() {
+  unlock();
+}
+
+void RunFolder::unlock() {
   if (lock_ < 0) return;
   ::unlink((path_ + "/" + kLock).c_str());
   ::close(lock_);

@@ -1,7 +1,7 @@
 // A run's folder: config.ini, metadata.json, metrics.csv, metrics.jsonl, model.safetensors.
 #pragma once
 
-#include <map>
+#include <memory>
 #include <string>
 
 #include "base/options.hpp"
@@ -31,6 +31,7 @@ class RunFolder {
 
  private:
   void create(const Options& options, bool overwrite);
+  void unlock();
   void write(const std::string& name, const std::string& bytes);
 
   Runtime& runtime_;

@@ -26,6 +26,14 @@ inline void expect_close(const at::Tensor& actual, const at::Tensor& expected, d
   EXPECT_LE(relative_error(actual, expected), tolerance) << what;
 }
 
+/// The largest |actual − expected|, relative where expected is above 1: for values that may be
+/// rounding noise around zero, such as a bias whose effect a norm layer takes away.
+inline double difference(const at::Tensor& actual, const at::Tensor& expected) {
+  if (expected.numel() == 0) return 0;
+  const double largest = expected.detach().to(at::kDouble).abs().max().item<double>();
+  return relative_error(actual, expected) * std::min(largest, 1.0);
+}
+
 inline void expect_same_bits(const at::Tensor& actual, const at::Tensor& expected,
                              const std::string& what) {
   EXPECT_EQ(actual.scalar_type(), expected.scalar_type()) << what;
