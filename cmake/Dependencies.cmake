@@ -42,8 +42,10 @@ target_include_directories(syncbn::torch SYSTEM INTERFACE
   "${_torch_dir}/include" "${_torch_dir}/include/torch/csrc/api/include")
 target_compile_definitions(syncbn::torch INTERFACE _GLIBCXX_USE_CXX11_ABI=1)
 target_link_directories(syncbn::torch INTERFACE "${_torch_dir}/lib")
+# The wheel's libraries export a std::filesystem of their own, in part: remove_all through them jumps
+# to address 0. Naming libstdc++ before them lets the compiler's own win.
 # torch_cuda registers its kernels when it is loaded and is named by no symbol of ours: keep it.
-target_link_libraries(syncbn::torch INTERFACE "-Wl,--push-state,--no-as-needed"
+target_link_libraries(syncbn::torch INTERFACE "-Wl,--push-state,--no-as-needed" stdc++
   ${_torch_libraries} "-Wl,--pop-state" "-Wl,--allow-shlib-undefined")
 set(SYNCBN_RPATH "${_torch_dir}/lib")
 if(SYNCBN_HAVE_CUDA)

@@ -46,4 +46,5 @@ printf '%-22s %10s %10s %10s %10s %12s %8s\n' "batch norm" "train acc." "test ac
 row "none" "$results/none"
 row "local (per rank)" "$results/local"
 row "sync (all ranks)" "$results/sync"
-printf '\nResults: %s\n' "$results"/{none,local,sync}
+printf '\nResults (configuration, metrics, model) in\n'
+printf '  %s\n' "$results"/{none,local,sync}

@@ -22,7 +22,7 @@ warn_space() {  # FOLDER MEBIBYTES ADVICE
   ((free >= $2)) || say "Warning: $1 has $free MiB free, $2 are advised: $3"
 }
 
-ranks= limit=()
+ranks='' limit=()
 while getopts ":n:t:h" option; do
   case $option in
     n) ranks=$OPTARG ;;
@@ -57,7 +57,6 @@ default OMPI_MCA_btl self,vader
 default OMPI_MCA_btl_vader_single_copy_mechanism none
 default OMPI_MCA_hwloc_base_binding_policy none
 default OMPI_MCA_rmaps_base_oversubscribe 1
-default OMPI_MCA_odls_base_sigkill_timeout 30
 threads=$(($(cores) / ranks))
 default OMP_NUM_THREADS $((threads > 1 ? threads : 1))
 default OMP_DYNAMIC FALSE

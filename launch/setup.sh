@@ -39,13 +39,13 @@ need_space() {  # FOLDER MEBIBYTES PURPOSE
     "are free: free some space, or clone syncbn onto a larger disk."
 }
 
-# logged NAME HELP COMMAND…: runs quietly; on failure shows the end of the log, then HELP.
+# logged NAME HELP COMMAND…: runs quietly; on failure shows the errors in the log, then HELP.
 logged() {
   local log=$build/log/$1.log help=$2
   shift 2
   mkdir -p "${log%/*}"
   "$@" >"$log" 2>&1 </dev/null && return
-  tail -n 15 "$log" >&2
+  { grep -i -m 4 -A 3 error "$log" || tail -n 15 "$log"; } | cut -c 1-300 >&2
   die 69 "$help The whole output is in $log."
 }
 
@@ -56,8 +56,9 @@ install_packages() {
     return
   fi
   local installed missing=() package as_root=()
+  # dpkg-query fails when it does not know a package: that one is missing, then.
   installed=$(dpkg-query -W -f '${db:Status-Status} ${Package}\n' "$@" 2>/dev/null |
-    sed -n 's/^installed //p')
+    sed -n 's/^installed //p' || true)
   for package in "$@"; do
     grep -qxF -- "$package" <<<"$installed" || missing+=("$package")
   done
@@ -69,7 +70,7 @@ install_packages() {
     sudo -v || die 69 "Debian packages are missing and sudo refuses; let root run: $by_hand"
     as_root=(sudo)
   fi
-  say "Installing ${#missing[@]} Debian packages: ${missing[*]}"
+  say "Installing Debian packages: ${missing[*]}"
   local help="apt-get failed: check that the Debian mirror can be reached, or let root run: $by_hand."
   as_root+=(env DEBIAN_FRONTEND=noninteractive apt-get -y -o Acquire::Retries=3)
   logged apt-update "$help" "${as_root[@]}" update
@@ -92,7 +93,7 @@ find_python() {
 }
 
 # Makes .venv hold exactly requirements.txt. The stamp is written last: an interrupted .venv is made
-# anew, from the archives that were already fetched.
+# anew. pip unpacks beside it and keeps no cache, so that this one disk is all that has to have room.
 make_venv() {
   local requirements=$root/launch/requirements.txt stamp=$venv/requirements.sha256 wanted python
   if [[ -n ${SYNCBN_VENV:-} ]]; then
@@ -104,16 +105,17 @@ make_venv() {
   wanted=$(sha256sum <"$requirements")
   [[ $(cat "$stamp" 2>/dev/null) != "$wanted" ]] || return 0
   python=$(find_python)
-  need_space "$root" 11000 "Making .venv"
+  need_space "$root" 9000 "Making .venv"
   say "Making .venv from launch/requirements.txt (2.5 GB to fetch, 5 GB in the end)"
   local fetched=$root/.venv.fetched
-  mkdir -p "$fetched/tmp"
+  rm -rf "$fetched"
+  mkdir "$fetched"
   logged venv "Python could not make $venv: is python3-venv installed?" \
     "$python" -m venv --clear "$venv"
   logged pip "pip could not install launch/requirements.txt: check that the package registry can be \
 reached (proxy? pip's index-url?), then run this again." \
-    env TMPDIR="$fetched/tmp" PIP_USER=0 "$venv/bin/python" -m pip install --require-hashes \
-    --only-binary :all: --progress-bar off --cache-dir "$fetched" -r "$requirements"
+    env TMPDIR="$fetched" PIP_USER=0 "$venv/bin/python" -m pip install --require-hashes \
+    --only-binary :all: --progress-bar off --no-cache-dir -r "$requirements"
   rm -rf "$fetched"
   printf '%s\n' "$wanted" >"$stamp"
 }
@@ -141,7 +143,7 @@ build_targets() {
       cmake --preset release -B "$build" "-DSYNCBN_VENV=$venv")
   fi
   say "Building ($jobs at a time)"
-  logged build "The build failed." nice ninja -C "$build" -j "$jobs" "$@"
+  logged build "The build failed." ninja -C "$build" -j "$jobs" "$@"
   tail -n 1 "$build/log/build.log" >&2
 }
 

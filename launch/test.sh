@@ -3,8 +3,8 @@
 #
 #   launch/test.sh [CTEST OPTION …]      for instance -R comm
 #
-# Left out: label "gpu" (ctest --test-dir build -L gpu), label "bench", and, unless run by root,
-# label "root". The last line says "N passed, N failed"; the exit code is ctest's.
+# Left out: label "gpu" (ctest --test-dir build -L gpu), label "bench"; label "root" unless run by root;
+# label "mnist" where MNIST could not be had. The last line says "N passed, N failed"; the exit code is ctest's.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
@@ -15,6 +15,10 @@ data=${data##*$'\n'}
 export SYNCBN_MNIST_DIR=${data#* }
 
 left_out='gpu|bench'
+if [[ ${data%% *} != mnist ]]; then
+  left_out+='|mnist'
+  say "MNIST could not be had: leaving out the tests with label 'mnist', which need the real one"
+fi
 if (($(id -u) != 0)); then
   left_out+='|root'
   say "Not root: leaving out the tests with label 'root' (two hosts as network namespaces)"

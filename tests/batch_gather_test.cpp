@@ -43,7 +43,7 @@ struct Batch {
         labels(at::full({n}, -99, at::device(device).dtype(at::kLong))) {}
 };
 
-class Gather : public testing::TestWithParam<std::tuple<at::ScalarType, const char*>> {
+class Gather : public testing::TestWithParam<std::tuple<at::ScalarType, std::string>> {
  protected:
   void SetUp() override {
     if (!on_cuda()) return;

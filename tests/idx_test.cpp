@@ -189,9 +189,11 @@ TEST(Idx, HugeSizesAreRefusedBeforeAnythingIsAllocated) {
       {kHuge, kHuge, 1},       {kHuge}, {1000000, 28, 28},  // would be allowed, if it were there
   };
   for (const auto& shape : shapes) {
-    const Bytes header = idx_file(shape, Bytes(100));
-    expect_damaged(header, {"header announces"});
-    expect_damaged(gzip(header), {"header announces"});
+    for (const size_t payload : {size_t{0}, size_t{100}}) {
+      const Bytes bytes = idx_file(shape, Bytes(payload));
+      expect_damaged(bytes, {"header announces"});
+      expect_damaged(gzip(bytes), {"header announces"});
+    }
   }
 }
 

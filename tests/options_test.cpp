@@ -144,6 +144,7 @@ TEST(Options, CommandLineRefusals) {
   expect_usage({"--train.epoch", "1"}, {"'--train.epoch'", "'--train.epochs'"});  // no guessing
   expect_usage({"--overwrit"}, {"'--overwrite'"});
   expect_usage({"--lr", "1"}, {"'--train.lr'"});
+  expect_usage({"--train.ba", "1"}, {"'--train.batch'"});
   expect_usage({"--qqqqqqqq", "1"}, {"--help lists"});
   expect_usage({"--train.lr", "1", "--train.lr", "2"}, {"--train.lr", "twice"});
   expect_usage({"--overwrite", "--overwrite"}, {"--overwrite", "twice"});

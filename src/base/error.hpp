@@ -39,8 +39,8 @@ class Error : public std::runtime_error {
   ExitCode code_;
 };
 
-/// An error that a user can mend and that *every rank* throws alike (same input everywhere, or after
-/// `agree`). Rank 0 prints it; all ranks finalise MPI and leave with `code()`.
+/// An error that a user can mend and that *every rank* throws alike (same input everywhere, or
+/// after `agree`). Rank 0 prints it; all ranks finalise MPI and leave with `code()`.
 class UsageError : public Error {
  public:
   explicit UsageError(const std::string& message, ExitCode code = ExitCode::kUsage)
@@ -57,17 +57,17 @@ std::string concat(const Parts&... parts) {
 
 [[noreturn]] inline void check_failed(const char* expression, const char* file, int line,
                                       const std::string& message) {
-  throw Error(concat(message, message.empty() ? "" : " ", "[", expression, " at ", file, ":", line,
-                     "]"));
+  throw Error(
+      concat(message, message.empty() ? "" : " ", "[", expression, " at ", file, ":", line, "]"));
 }
 
 }  // namespace syncbn
 
-/// Throws Error(kInvariant) with expression, file, line and the message parts if `condition` is false.
-#define SYNCBN_CHECK(condition, ...)                                            \
-  do {                                                                          \
-    if (!(condition)) {                                                         \
-      ::syncbn::check_failed(#condition, __FILE__, __LINE__,                    \
-                             ::syncbn::concat(__VA_ARGS__));                    \
-    }                                                                           \
+/// Throws Error(kInvariant) with expression, file, line and the message parts if `condition` is
+/// false.
+#define SYNCBN_CHECK(condition, ...)                                                         \
+  do {                                                                                       \
+    if (!(condition)) {                                                                      \
+      ::syncbn::check_failed(#condition, __FILE__, __LINE__, ::syncbn::concat(__VA_ARGS__)); \
+    }                                                                                        \
   } while (false)

@@ -31,8 +31,9 @@ void write_all(int file, const std::string& bytes, const std::string& path) {
 }
 
 void write_new(const std::string& path, const std::string& bytes) {
-  const int file = ::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC,
-                          kReadableByAll);
+  // Emptied, not refused, if there: a killed run with this process's id may have left it behind.
+  const int file =
+      ::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_NOFOLLOW | O_CLOEXEC, kReadableByAll);
   if (file < 0) fail("create", path);
   try {
     write_all(file, bytes, path);
@@ -74,8 +75,12 @@ LineFile::LineFile(const std::string& path)
   if (file_ < 0) fail("create", path);
 }
 
-LineFile::~LineFile() { ::close(file_); }
+LineFile::~LineFile() {
+  ::close(file_);
+}
 
-void LineFile::append(const std::string& line) { write_all(file_, line + '\n', path_); }
+void LineFile::append(const std::string& line) {
+  write_all(file_, line + '\n', path_);
+}
 
 }  // namespace syncbn

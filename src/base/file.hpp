@@ -5,9 +5,9 @@
 
 namespace syncbn {
 
-/// Writes `path` whole: a temporary file beside it, fsync, rename over it, fsync of the folder. What
-/// stood there before stays until the rename. Throws Error(kWriteFailed) with path and reason; the
-/// temporary file is removed.
+/// Writes `path` whole: a temporary file beside it, fsync, rename over it, fsync of the folder.
+/// What stood there before stays until the rename. Throws Error(kWriteFailed) with path and reason;
+/// the temporary file is removed.
 void write_file(const std::string& path, const std::string& bytes);
 
 /// A file that grows by whole lines.

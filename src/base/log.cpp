@@ -26,19 +26,28 @@ void log_setup(int rank, int size, const std::string& host) {
   const bool speaks = rank == 0;
   logger->set_level(speaks ? spdlog::level::info : spdlog::level::err);
   const std::string prefix =
-      speaks ? "" : "[rank " + std::to_string(rank) + "/" + std::to_string(size) + " " + host + "] ";
+      speaks ? ""
+             : "[rank " + std::to_string(rank) + "/" + std::to_string(size) + " " + host + "] ";
   logger->set_pattern(prefix + "%v");
   spdlog::set_default_logger(logger);
 }
 
-void log_info(const std::string& line) { spdlog::info("{}", line); }
-void log_warning(const std::string& line) { spdlog::warn("warning: {}", line); }
-void log_error(const std::string& line) { spdlog::error("{}", line); }
+void log_info(const std::string& line) {
+  spdlog::info("{}", line);
+}
+void log_warning(const std::string& line) {
+  spdlog::warn("warning: {}", line);
+}
+void log_error(const std::string& line) {
+  spdlog::error("{}", line);
+}
 
 ProgressLine::ProgressLine()
     : active_(spdlog::default_logger()->should_log(spdlog::level::info) && isatty(STDERR_FILENO)) {}
 
-ProgressLine::~ProgressLine() { clear(); }
+ProgressLine::~ProgressLine() {
+  clear();
+}
 
 void ProgressLine::update(const std::string& text) {
   if (!active_ || now_ms() - last_draw_ms_ < kRedrawMs) return;

@@ -1,4 +1,5 @@
-// The log: plain lines on stderr, from rank 0 unless asked otherwise. Results go to stdout and files.
+// The log: plain lines on stderr, from rank 0 unless asked otherwise. Results go to stdout and
+// files.
 //
 // log_info and log_warning print on rank 0 only; log_error prints on any rank, with its prefix.
 // The progress line redraws itself on a terminal and is silent elsewhere.

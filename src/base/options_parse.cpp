@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <boost/program_options.hpp>
+#include <boost/version.hpp>
 #include <set>
 #include <sstream>
 
@@ -148,6 +149,10 @@ std::string help_text(const std::string& program) {
        << "Example: mpirun -n 4 build/" << program << " --config configs/notebook_adam.ini\n"
        << describe();
   return text.str();
+}
+
+std::string parser_version() {
+  return "Boost " BOOST_LIB_VERSION;
 }
 
 }  // namespace syncbn

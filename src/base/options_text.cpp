@@ -75,7 +75,7 @@ std::string did_you_mean(const std::string& word, const std::vector<std::string>
     }
     if (distance > nearest) continue;
     const std::string name = quoted(prefix + choice);
-    found = distance == nearest && !found.empty() ? found + " or " + name : name;
+    found = distance == nearest && !found.empty() ? concat(found, " or ", name) : name;
     nearest = distance;
   }
   return found.empty() ? "" : "; did you mean " + found + "?";

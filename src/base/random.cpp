@@ -11,7 +11,9 @@ constexpr uint32_t kMultiplier0 = 0xD2511F53u, kMultiplier1 = 0xCD9E8D57u;
 constexpr uint32_t kWeyl0 = 0x9E3779B9u, kWeyl1 = 0xBB67AE85u;
 constexpr int kRounds = 10;
 
-uint64_t join(uint32_t high, uint32_t low) { return (uint64_t{high} << 32) | low; }
+uint64_t join(uint32_t high, uint32_t low) {
+  return (uint64_t{high} << 32) | low;
+}
 
 }  // namespace
 

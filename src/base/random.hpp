@@ -1,5 +1,5 @@
-// Counter-based random numbers: Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers:
-// as easy as 1, 2, 3", SC 2011, section 3.3 and table 2's constants).
+// Counter-based random numbers: Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random
+// numbers: as easy as 1, 2, 3", SC 2011, section 3.3 and table 2's constants).
 //
 // A number is a pure function of (seed, stream, index, position). Nothing advances, nothing is
 // stored, so the same numbers come out on any rank, in any order and after any restart. Not thread-

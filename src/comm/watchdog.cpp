@@ -44,10 +44,11 @@ void Watchdog::watch() {
       seen = beats;
       since = Clock::now();
     } else if (silent >= limit) {
-      const std::string line = concat(who_, " no progress for ", silent.count(), " s, in '",
+      const std::string line = concat(who_, " no progress for ", limit_s_, " s, in '",
                                       phase_.load(), "' of step ", step_.load(), "\n");
+      const auto written = write(STDERR_FILENO, line.data(), line.size());
+      static_cast<void>(written);  // nothing is left to be done about it
       // _exit, not exit or abort: destructors of a stuck process would wait for what it waits for.
-      if (write(STDERR_FILENO, line.data(), line.size()) < 0) _exit(124);
       _exit(static_cast<int>(ExitCode::kWatchdog));
     }
   }

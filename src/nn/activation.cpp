@@ -18,24 +18,22 @@ struct Function {
   void (*backward)(const at::Tensor& y, const at::Tensor& dy, at::Tensor& dx);
 };
 
-constexpr Function kRelu = {
-    "ReLU", [](const at::Tensor& x, at::Tensor& y) { at::clamp_min_out(y, x, 0); },
-    [](const at::Tensor& y, const at::Tensor& dy, at::Tensor& dx) {
-      at::threshold_backward_out(dx, dy, y, 0);
-    }};
-constexpr Function kSigmoid = {
-    "Sigmoid", [](const at::Tensor& x, at::Tensor& y) { at::sigmoid_out(y, x); },
-    [](const at::Tensor& y, const at::Tensor& dy, at::Tensor& dx) {
-      at::sigmoid_backward_out(dx, dy, y);
-    }};
-constexpr Function kTanh = {
-    "Tanh", [](const at::Tensor& x, at::Tensor& y) { at::tanh_out(y, x); },
-    [](const at::Tensor& y, const at::Tensor& dy, at::Tensor& dx) {
-      at::tanh_backward_out(dx, dy, y);
-    }};
-constexpr Function kIdentity = {
-    "ReLU", [](const at::Tensor&, at::Tensor&) {},
-    [](const at::Tensor&, const at::Tensor&, at::Tensor&) {}};
+constexpr Function kRelu = {"ReLU",
+                            [](const at::Tensor& x, at::Tensor& y) { at::clamp_min_out(y, x, 0); },
+                            [](const at::Tensor& y, const at::Tensor& dy, at::Tensor& dx) {
+                              at::threshold_backward_out(dx, dy, y, 0);
+                            }};
+constexpr Function kSigmoid = {"Sigmoid",
+                               [](const at::Tensor& x, at::Tensor& y) { at::sigmoid_out(y, x); },
+                               [](const at::Tensor& y, const at::Tensor& dy, at::Tensor& dx) {
+                                 at::sigmoid_backward_out(dx, dy, y);
+                               }};
+constexpr Function kTanh = {"Tanh", [](const at::Tensor& x, at::Tensor& y) { at::tanh_out(y, x); },
+                            [](const at::Tensor& y, const at::Tensor& dy, at::Tensor& dx) {
+                              at::tanh_backward_out(dx, dy, y);
+                            }};
+constexpr Function kIdentity = {"ReLU", [](const at::Tensor&, at::Tensor&) {},
+                                [](const at::Tensor&, const at::Tensor&, at::Tensor&) {}};
 
 class Activation : public Layer {
  public:

@@ -10,12 +10,13 @@ namespace syncbn {
 /// ReLU, sigmoid or tanh, in place; the derivative is taken from the output.
 std::unique_ptr<Layer> make_activation(const std::string& name, int64_t features);
 
-/// A ReLU that the norm layer before it has already applied; keeps its place and index in the model.
+/// A ReLU that the norm layer before it has already applied; keeps its place and index in the
+/// model.
 std::unique_ptr<Layer> make_fused_relu(int64_t features);
 
-/// Inverted dropout (Srivastava et al., 2014, section 10; scaled by 1/(1−p) in training, identity in
-/// evaluation). The mask of unit c of sample i of the global batch at step s is a pure function of
-/// (seed, layer, s, i, c): the same on any number of ranks.
+/// Inverted dropout (Srivastava et al., 2014, section 10; scaled by 1/(1−p) in training, identity
+/// in evaluation). The mask of unit c of sample i of the global batch at step s is a pure function
+/// of (seed, layer, s, i, c): the same on any number of ranks.
 class Dropout : public Layer {
  public:
   /// `index` tells this layer's masks from the others'.

@@ -1,9 +1,9 @@
 // The layer: a function that knows its own derivative and works in buffers made once.
 //
-// A layer owns no parameter storage: it says what it needs (`parameters`, `buffers`, `reduced`), and
-// train/replica.hpp binds it to views of the flat tensors. All matrices are contiguous (n, features)
-// of the run's dtype on its device; n may be 0 and may change from call to call up to the capacity
-// that the network was made for.
+// A layer owns no parameter storage: it says what it needs (`parameters`, `buffers`, `reduced`),
+// and train/replica.hpp binds it to views of the flat tensors. All matrices are contiguous (n,
+// features) of the run's dtype on its device; n may be 0 and may change from call to call up to the
+// capacity that the network was made for.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -30,14 +30,14 @@ struct StepTimes {
 
 /// What a layer may need to know about the step; the same on all ranks but for `rows`.
 struct StepContext {
-  bool training = true;                       ///< dropout, and contributions to running statistics
-  bool collect = false;                       ///< norm layers pool moments for recomputed statistics
+  bool training = true;  ///< dropout, and contributions to running statistics
+  bool collect = false;  ///< norm layers pool moments for recomputed statistics
   Statistics statistics = Statistics::kBatch;
-  const StatsGroups* groups = nullptr;        ///< of this batch; needed for kBatch
-  int64_t batch = 0;                          ///< samples in the global batch
-  Range rows;                                 ///< this rank's rows of the global batch
-  int64_t step = 0;                           ///< global step, the counter of dropout's masks
-  StepTimes* times = nullptr;                 ///< may be null
+  const StatsGroups* groups = nullptr;  ///< of this batch; needed for kBatch
+  int64_t batch = 0;                    ///< samples in the global batch
+  Range rows;                           ///< this rank's rows of the global batch
+  int64_t step = 0;                     ///< global step, the counter of dropout's masks
+  StepTimes* times = nullptr;           ///< may be null
 };
 
 struct ParameterSpec {
@@ -73,8 +73,8 @@ class Layer {
 
   /// x (n, in) → y (n, out).
   virtual void forward(const at::Tensor& x, at::Tensor& y, const StepContext& context) = 0;
-  /// x, y as forward left them; dy (n, out) may be overwritten → dx (n, in), and the gradient views.
-  /// dx undefined: not wanted (the first layer). Gradients are written, not added to.
+  /// x, y as forward left them; dy (n, out) may be overwritten → dx (n, in), and the gradient
+  /// views. dx undefined: not wanted (the first layer). Gradients are written, not added to.
   virtual void backward(const at::Tensor& x, const at::Tensor& y, at::Tensor& dy, at::Tensor& dx,
                         const StepContext& context) = 0;
 

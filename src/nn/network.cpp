@@ -46,8 +46,7 @@ Network::Network(const ModelOptions& model, const NormOptions& norm, const Netwo
   int64_t features = shape.inputs;
   const auto add_linear = [&](int64_t out) {
     const auto index = static_cast<uint64_t>(layers_.size());
-    add(std::make_unique<Linear>(features, out,
-                                 initial_linear(features, out, model, seed, index)));
+    add(std::make_unique<Linear>(features, out, initial_linear(features, out, model, seed, index)));
     features = out;
   };
   for (const int64_t hidden : parse_sizes("model.hidden", model.hidden)) {
@@ -72,8 +71,8 @@ Network::Network(const ModelOptions& model, const NormOptions& norm, const Netwo
   gradients_.resize(values_.size());  // the input's stays undefined: nobody wants it
   gradients_.back() = buffer(shape.classes);
   for (size_t i = layers_.size() - 1; i > 0; --i) {
-    gradients_[i] = layers_[i]->gradient_in_place() ? gradients_[i + 1]
-                                                    : buffer(layers_[i]->in_features());
+    gradients_[i] =
+        layers_[i]->gradient_in_place() ? gradients_[i + 1] : buffer(layers_[i]->in_features());
   }
   value_views_ = values_;
   gradient_views_ = gradients_;
@@ -133,7 +132,8 @@ void Network::backward(const StepContext& context) {
 
 std::string Network::table() const {
   std::ostringstream out;
-  const auto line = [&](const std::string& layer, const std::string& shape, const std::string& count) {
+  const auto line = [&](const std::string& layer, const std::string& shape,
+                        const std::string& count) {
     out << "  " << std::left << std::setw(22) << layer << std::setw(20) << shape << std::right
         << std::setw(12) << count << '\n';
   };

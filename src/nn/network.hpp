@@ -37,7 +37,8 @@ class Network {
 
   /// Sets the number of rows of the next calls and returns the input buffer (n, inputs) to fill.
   at::Tensor& input(int64_t rows);
-  /// input() → logits (n, classes). Collective when context.statistics is kBatch and a norm is there.
+  /// input() → logits (n, classes). Collective when context.statistics is kBatch and a norm is
+  /// there.
   at::Tensor& forward(const StepContext& context);
   /// The buffer (n, classes) for the gradient of the logits, to fill before backward.
   at::Tensor& logits_gradient() { return gradient_views_.back(); }
@@ -49,7 +50,8 @@ class Network {
 
  private:
   void add(std::unique_ptr<Layer> layer);
-  void add_norm_and_activation(const ModelOptions& model, const NormOptions& norm, int64_t features);
+  void add_norm_and_activation(const ModelOptions& model, const NormOptions& norm,
+                               int64_t features);
 
   NetworkShape shape_;
   std::vector<std::unique_ptr<Layer>> layers_;

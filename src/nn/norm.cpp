@@ -68,7 +68,8 @@ void BatchNorm::contribute(const StepContext& context) {
   variance_weights_.clear();
   for (const auto& piece : context.groups->pieces) {
     const auto samples = static_cast<double>(piece.group_samples);
-    const double weight = static_cast<double>(piece.rows.size()) / static_cast<double>(context.batch);
+    const double weight =
+        static_cast<double>(piece.rows.size()) / static_cast<double>(context.batch);
     mean_weights_.push_back(weight);
     variance_weights_.push_back(weight / (samples - bessel()));
   }
@@ -79,8 +80,8 @@ void BatchNorm::contribute(const StepContext& context) {
 void BatchNorm::after_reduce() {
   auto& batches = *batches_.mutable_data_ptr<int64_t>();
   ++batches;
-  running_.lerp_(reduced_, options_.cumulative ? 1.0 / static_cast<double>(batches)
-                                               : options_.momentum);
+  running_.lerp_(reduced_,
+                 options_.cumulative ? 1.0 / static_cast<double>(batches) : options_.momentum);
 }
 
 void BatchNorm::collect() {
@@ -132,8 +133,8 @@ void LayerNorm::forward(const at::Tensor& x, at::Tensor& y, const StepContext&) 
 
 void LayerNorm::backward(const at::Tensor& x, const at::Tensor&, at::Tensor& dy, at::Tensor& dx,
                          const StepContext&) {
-  const auto gradients = at::native_layer_norm_backward(dy, x, {features_}, mean_, inv_std_, weight_,
-                                                        bias_, {true, true, true});
+  const auto gradients = at::native_layer_norm_backward(dy, x, {features_}, mean_, inv_std_,
+                                                        weight_, bias_, {true, true, true});
   dx.copy_(std::get<0>(gradients));
   weight_gradient_.copy_(std::get<1>(gradients));
   bias_gradient_.copy_(std::get<2>(gradients));

@@ -1,14 +1,15 @@
 // Norm layers and the table of their kinds.
 //
-// BatchNorm is torch.nn.BatchNorm1d over (n, C) with statistics from a group of samples that may span
-// ranks, be a part of one rank's rows, or both (nn/stats_groups.hpp). It normalises with the biased
-// variance; the running variance takes the unbiased one with the *group's* count (Ioffe and Szegedy,
-// 2015, algorithm 2, step 10), or the biased one where Keras is to be matched.
+// BatchNorm is torch.nn.BatchNorm1d over (n, C) with statistics from a group of samples that may
+// span ranks, be a part of one rank's rows, or both (nn/stats_groups.hpp). It normalises with the
+// biased variance; the running variance takes the unbiased one with the *group's* count (Ioffe and
+// Szegedy, 2015, algorithm 2, step 10), or the biased one where Keras is to be matched.
 //
-// Running statistics change once per step by the average over the batch's groups, each weighted by its
-// samples. That average travels with the gradient: a layer writes its rows' part of it into `reduced`,
-// the gradient all-reduce adds the parts up, and after_reduce folds the sum in. So running statistics
-// are the same bits on every rank, need no collective of their own, and depend on (B, M) alone.
+// Running statistics change once per step by the average over the batch's groups, each weighted by
+// its samples. That average travels with the gradient: a layer writes its rows' part of it into
+// `reduced`, the gradient all-reduce adds the parts up, and after_reduce folds the sum in. So
+// running statistics are the same bits on every rank, need no collective of their own, and depend
+// on (B, M) alone.
 #pragma once
 
 #include <memory>
@@ -59,15 +60,15 @@ class BatchNorm : public Layer {
   at::Tensor weight_, bias_, weight_gradient_, bias_gradient_;
   at::Tensor reduced_, reduced_mean_, reduced_var_;  // (2C), and its halves
   at::Tensor running_, running_mean_, running_var_;  // (2C) dtype, and its halves
-  at::Tensor batches_;                     // () int64, CPU: num_batches_tracked
-  at::Tensor running_stats_;               // (1, 2C+1): the running statistics as moments of count 1
-  at::Tensor collected_;                   // (1, 2C+1)
+  at::Tensor batches_;                               // () int64, CPU: num_batches_tracked
+  at::Tensor running_stats_;  // (1, 2C+1): the running statistics as moments of count 1
+  at::Tensor collected_;      // (1, 2C+1)
   std::vector<double> mean_weights_, variance_weights_;
   NormExchange exchange_;
 };
 
-/// Layer normalisation over the features of each sample, as torch.nn.LayerNorm (Ba, Kiros and Hinton,
-/// 2016, equation 4): the control that knows no batch.
+/// Layer normalisation over the features of each sample, as torch.nn.LayerNorm (Ba, Kiros and
+/// Hinton, 2016, equation 4): the control that knows no batch.
 class LayerNorm : public Layer {
  public:
   LayerNorm(int64_t features, double eps) : features_(features), eps_(eps) {}

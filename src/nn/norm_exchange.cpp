@@ -9,11 +9,13 @@
 namespace syncbn {
 namespace {
 
-// dst[i] ← src[j], rows of float64; a plain copy on CPU, where a dispatched one costs more than the row.
+// dst[i] ← src[j], rows of float64; a plain copy on CPU, where a dispatched one costs more than the
+// row.
 void copy_row(const at::Tensor& src, int64_t j, at::Tensor& dst, int64_t i) {
   const int64_t width = src.size(1);
   if (src.is_cpu()) {
-    std::memcpy(dst.mutable_data_ptr<double>() + i * width, src.const_data_ptr<double>() + j * width,
+    std::memcpy(dst.mutable_data_ptr<double>() + i * width,
+                src.const_data_ptr<double>() + j * width,
                 static_cast<size_t>(width) * sizeof(double));
   } else {
     dst[i].copy_(src[j]);

@@ -10,8 +10,8 @@
 
 namespace syncbn {
 
-/// Holds the buffers of one norm layer of C features and exchanges through them. Made once per layer;
-/// buffers are made when the groups change (another batch size), not in steady state.
+/// Holds the buffers of one norm layer of C features and exchanges through them. Made once per
+/// layer; buffers are made when the groups change (another batch size), not in steady state.
 ///
 /// Collective over groups.comm, one call each per step:
 ///   forward   one all_gather of (S, 2C+1), folded in rank order: all ranks hold the same bits

@@ -13,8 +13,8 @@
 namespace syncbn {
 namespace {
 
-constexpr int64_t kGrain = 32768;       // elements per thread below which threads cost more
-constexpr int64_t kMaxColumnBlock = 64; // columns worked on at once: their constants stay in cache
+constexpr int64_t kGrain = 32768;        // elements per thread below which threads cost more
+constexpr int64_t kMaxColumnBlock = 64;  // columns worked on at once: their constants stay in cache
 
 template <class F>
 void with_dtype(const at::Tensor& t, F&& f) {
@@ -32,8 +32,8 @@ void check_matrix(const at::Tensor& x) {
                x.sizes());
 }
 
-// Calls f(first column, columns) for blocks of columns, in parallel when the piece is large. A column
-// is always summed by one thread, row after row, so threads do not change a bit.
+// Calls f(first column, columns) for blocks of columns, in parallel when the piece is large. A
+// column is always summed by one thread, row after row, so threads do not change a bit.
 template <class F>
 void for_column_blocks(Range rows, int64_t columns, F&& f) {
   const int64_t blocks = (columns + kMaxColumnBlock - 1) / kMaxColumnBlock;
@@ -227,7 +227,8 @@ void backward_sums(const at::Tensor& x, const at::Tensor& y, at::Tensor& dy,
         const Constants k(s, features, c, columns, eps);
         const int64_t first = r.begin * features + c;
         const loops::Block block = {r.size(), columns, features};
-        if (relu) loops::mask(y.const_data_ptr<T>() + first, block, dy.mutable_data_ptr<T>() + first);
+        if (relu)
+          loops::mask(y.const_data_ptr<T>() + first, block, dy.mutable_data_ptr<T>() + first);
         loops::backward_sums(data + first, gradient + first, block, k.mean, k.inv_std, out + c,
                              out + features + c);
       });
@@ -271,8 +272,8 @@ void input_gradient(const at::Tensor& x, const at::Tensor& dy, const std::vector
           c[j] = -a[j] * sum[col + j] / k.count - b[j] * k.mean[j];
         }
         const int64_t first = r.begin * features + col;
-        loops::input_gradient(data + first, gradient + first, {r.size(), columns, features}, a, b, c,
-                              out + first);
+        loops::input_gradient(data + first, gradient + first, {r.size(), columns, features}, a, b,
+                              c, out + first);
       });
       s += 2 * features + 1;
       sum += 2 * features;

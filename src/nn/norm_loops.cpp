@@ -35,11 +35,12 @@ SYNCBN_CLONES void affine(const T* x, Block block, const double* scale, const do
     const T* in = x + i * block.stride;
     T* out = y + i * block.stride;
     if (relu) {
-      // Written so that NaN passes through, as max(0, NaN) must not hide a diverged run.
+      // Written so that NaN passes through, as max(0, NaN) must not hide a diverged run; rounded
+      // before the comparison, because GCC does not vectorise a conversion behind a condition.
 #pragma omp simd
       for (int64_t c = 0; c < block.columns; ++c) {
-        const double value = static_cast<double>(in[c]) * scale[c] + shift[c];
-        out[c] = static_cast<T>(value < 0 ? 0.0 : value);
+        const T value = static_cast<T>(static_cast<double>(in[c]) * scale[c] + shift[c]);
+        out[c] = value <= T(0) ? T(0) : value;
       }
     } else {
 #pragma omp simd
@@ -95,13 +96,13 @@ SYNCBN_CLONES void input_gradient(const T* x, const T* dy, Block block, const do
   }
 }
 
-#define SYNCBN_INSTANTIATE(T)                                                                    \
-  template void moments<T>(const T*, Block, double*, double*);                                   \
-  template void affine<T>(const T*, Block, const double*, const double*, bool, T*);              \
-  template void mask<T>(const T*, Block, T*);                                                    \
-  template void backward_sums<T>(const T*, const T*, Block, const double*, const double*,        \
-                                 double*, double*);                                              \
-  template void input_gradient<T>(const T*, const T*, Block, const double*, const double*,       \
+#define SYNCBN_INSTANTIATE(T)                                                                      \
+  template void moments<T>(const T*, Block, double*, double*);                                     \
+  template void affine<T>(const T*, Block, const double*, const double*, bool, T*);                \
+  template void mask<T>(const T*, Block, T*);                                                      \
+  template void backward_sums<T>(const T*, const T*, Block, const double*, const double*, double*, \
+                                 double*);                                                         \
+  template void input_gradient<T>(const T*, const T*, Block, const double*, const double*,         \
                                   const double*, T*);
 SYNCBN_INSTANTIATE(float)
 SYNCBN_INSTANTIATE(double)

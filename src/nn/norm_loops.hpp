@@ -7,8 +7,7 @@
 #ifdef SYNCBN_NO_TARGET_CLONES
 #define SYNCBN_CLONES
 #else
-#define SYNCBN_CLONES \
-  __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define SYNCBN_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #endif
 
 namespace syncbn::loops {

@@ -56,7 +56,8 @@ GroupPlan plan_groups(int64_t batch, int64_t group_size, int rank, int ranks) {
     const Range rows = {std::max(group.begin, mine.begin), std::min(group.end, mine.end)};
     if (rows.size() > 0) {
       plan.groups.pieces.push_back({{rows.begin - mine.begin, rows.end - mine.begin},
-                                    spans ? plan.groups.shared : StatsGroups::kWhole, group.size()});
+                                    spans ? plan.groups.shared : StatsGroups::kWhole,
+                                    group.size()});
     }
     if (spans) ++plan.groups.shared;
   }

@@ -1,4 +1,5 @@
-// Statistics groups: which samples share one mean and variance, independent of how ranks share them.
+// Statistics groups: which samples share one mean and variance, independent of how ranks share
+// them.
 //
 // A global batch of b samples is cut twice: into rank shares (base/range.hpp) and into groups of M
 // consecutive samples, whose last may be shorter.
@@ -10,9 +11,9 @@
 //
 // A piece is the part of one group that one rank holds. A group that lies within one rank needs no
 // communication; one that spans ranks is *shared*. Ranks tied together by shared groups form one
-// sub-communicator: all ranks when M = b (sync BN), single ranks when M divides the share (local and
-// ghost BN), M/share ranks in between (group BN), and whatever the cuts demand otherwise. So M may be
-// any number and R any number, and what is computed depends on (b, M) alone.
+// sub-communicator: all ranks when M = b (sync BN), single ranks when M divides the share (local
+// and ghost BN), M/share ranks in between (group BN), and whatever the cuts demand otherwise. So M
+// may be any number and R any number, and what is computed depends on (b, M) alone.
 #pragma once
 
 #include <cstdint>
@@ -28,15 +29,16 @@ namespace syncbn {
 struct StatsGroups {
   static constexpr int64_t kWhole = -1;
   struct Piece {
-    Range rows;               ///< within this rank's share
-    int64_t shared = kWhole;  ///< which of the shared groups, or kWhole: the whole group is here
+    Range rows;                 ///< within this rank's share
+    int64_t shared = kWhole;    ///< which of the shared groups, or kWhole: the whole group is here
     int64_t group_samples = 0;  ///< samples in the whole group, on all ranks
   };
 
-  std::vector<Piece> pieces;  ///< this rank's rows, cut at group borders, in row order; no empty piece
-  int64_t shared = 0;         ///< shared groups among the ranks of `comm`; the same on each of them
-  CommPtr comm;               ///< the ranks that are tied together; never null
-  int64_t smallest = 0;       ///< samples in the smallest group of the whole batch
+  std::vector<Piece>
+      pieces;            ///< this rank's rows, cut at group borders, in row order; no empty piece
+  int64_t shared = 0;    ///< shared groups among the ranks of `comm`; the same on each of them
+  CommPtr comm;          ///< the ranks that are tied together; never null
+  int64_t smallest = 0;  ///< samples in the smallest group of the whole batch
 };
 
 /// This rank's part in the groups of a batch of `batch` samples. `group_size`: M ≥ 1, or kLocal for

@@ -2,7 +2,6 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
-#include <boost/version.hpp>
 #include <torch/version.h>
 #include <zlib.h>
 
@@ -18,11 +17,12 @@ namespace syncbn {
 namespace {
 
 // Names of the environment that may change a result or a speed, and hold nothing private.
-constexpr const char* kEnvironment[] = {"OMP_NUM_THREADS",  "OMP_DYNAMIC",    "MKL_DYNAMIC",
-                                        "MKL_CBWR",         "ATEN_CPU_CAPABILITY",
-                                        "NCCL_ALGO",        "NCCL_PROTO",     "NCCL_DEBUG",
-                                        "NCCL_SOCKET_IFNAME", "CUDA_VISIBLE_DEVICES",
-                                        "OMPI_MCA_btl",     "CUBLAS_WORKSPACE_CONFIG"};
+constexpr const char* kEnvironment[] = {"OMP_NUM_THREADS",     "OMP_DYNAMIC",
+                                        "MKL_DYNAMIC",         "MKL_CBWR",
+                                        "ATEN_CPU_CAPABILITY", "NCCL_ALGO",
+                                        "NCCL_PROTO",          "NCCL_DEBUG",
+                                        "NCCL_SOCKET_IFNAME",  "CUDA_VISIBLE_DEVICES",
+                                        "OMPI_MCA_btl",        "CUBLAS_WORKSPACE_CONFIG"};
 
 std::string shares(const Setting& s) {
   const int64_t batch = s.trainer.batch(), ranks = s.runtime.size();
@@ -68,14 +68,10 @@ std::string now_utc() {
 }
 
 nlohmann::ordered_json versions() {
-  return {{"syncbn", SYNCBN_VERSION},
-          {"LibTorch", TORCH_VERSION},
-          {"MPI", Runtime::mpi_version()},
-          {"NCCL", cuda::nccl_version()},
-          {"CUDA runtime", cuda::version()},
-          {"Boost", BOOST_LIB_VERSION},
-          {"zlib", zlibVersion()},
-          {"compiler", __VERSION__}};
+  return {{"syncbn", SYNCBN_VERSION},        {"LibTorch", TORCH_VERSION},
+          {"MPI", Runtime::mpi_version()},   {"NCCL", cuda::nccl_version()},
+          {"CUDA runtime", cuda::version()}, {"options", parser_version()},
+          {"zlib", zlibVersion()},           {"compiler", __VERSION__}};
 }
 
 }  // namespace
@@ -116,25 +112,27 @@ std::string metadata_json(const Setting& s, const std::string& status) {
   for (const char* name : kEnvironment) {
     if (const char* value = std::getenv(name)) environment[name] = value;
   }
-  const nlohmann::ordered_json metadata = {
-      {"status", status},
-      {"time", now_utc()},
-      {"command", s.command},
-      {"batch", s.trainer.batch()},
-      {"norm_batch", s.options.norm.batch},
-      {"ranks", s.runtime.size()},
-      {"rank_devices", s.placement.rank_devices},
-      {"backend", s.placement.backend},
-      {"dtype", s.options.run.dtype},
-      {"threads_per_rank", s.threads.threads},
-      {"cores_of_rank_0", s.threads.bound_cores},
-      {"cpu_capability", at::get_cpu_capability()},
-      {"seed", s.options.run.seed},
-      {"data", {{"name", s.data.name}, {"train", s.data.train.size()},
-                {"validation", s.data.validation.size()}, {"sha256", s.data.digests}}},
-      {"steps_done", s.trainer.step()},
-      {"versions", versions()},
-      {"environment", environment}};
+  const nlohmann::ordered_json metadata = {{"status", status},
+                                           {"time", now_utc()},
+                                           {"command", s.command},
+                                           {"batch", s.trainer.batch()},
+                                           {"norm_batch", s.options.norm.batch},
+                                           {"ranks", s.runtime.size()},
+                                           {"rank_devices", s.placement.rank_devices},
+                                           {"backend", s.placement.backend},
+                                           {"dtype", s.options.run.dtype},
+                                           {"threads_per_rank", s.threads.threads},
+                                           {"cores_of_rank_0", s.threads.bound_cores},
+                                           {"cpu_capability", at::get_cpu_capability()},
+                                           {"seed", s.options.run.seed},
+                                           {"data",
+                                            {{"name", s.data.name},
+                                             {"train", s.data.train.size()},
+                                             {"validation", s.data.validation.size()},
+                                             {"sha256", s.data.digests}}},
+                                           {"steps_done", s.trainer.step()},
+                                           {"versions", versions()},
+                                           {"environment", environment}};
   constexpr int kIndent = 2;
   return metadata.dump(kIndent, ' ', false, nlohmann::json::error_handler_t::replace) + '\n';
 }

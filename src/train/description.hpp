@@ -25,8 +25,8 @@ struct Setting {
 /// after its rule, where it runs, and the layers. Notes and warnings come as lines of their own.
 std::string describe(const Setting& setting);
 
-/// metadata.json: status, versions, hosts, ranks, devices, threads, seed, data digests, B, M, command,
-/// time. Nothing of the environment but a short list of names.
+/// metadata.json: status, versions, hosts, ranks, devices, threads, seed, data digests, B, M,
+/// command, time. Nothing of the environment but a short list of names.
 std::string metadata_json(const Setting& setting, const std::string& status);
 
 /// This program and every library that it runs with, one per line.

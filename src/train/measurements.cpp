@@ -33,9 +33,9 @@ MetricsRow measure(const MetricsRow& before, Trainer& trainer, const Score& trai
   row.samples_per_s = static_cast<double>(trained.samples) / epoch_seconds;
 
   const StepTimes mine = trainer.take_times();
-  at::Tensor times = at::tensor({mine.data, mine.forward, mine.backward, mine.norm_comm,
-                                 mine.gradient_comm, mine.optimizer},
-                                at::kDouble);
+  at::Tensor times = at::tensor(
+      {mine.data, mine.forward, mine.backward, mine.norm_comm, mine.gradient_comm, mine.optimizer},
+      at::kDouble);
   world.all_reduce(times);
   times /= world.size();
   double* const fields[] = {&row.data_s,      &row.forward_s,       &row.backward_s,

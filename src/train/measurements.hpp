@@ -8,15 +8,15 @@
 namespace syncbn {
 
 /// Collective over `world` (host tensors). The row of the epoch that has just been trained in
-/// `epoch_seconds` and evaluated; `before`: the epoch before's row. Times are means over ranks, memory
-/// the largest. On CUDA forward, backward and optimizer count the time to enqueue, because the step
-/// never waits for the device; the epoch's seconds count everything.
+/// `epoch_seconds` and evaluated; `before`: the epoch before's row. Times are means over ranks,
+/// memory the largest. On CUDA forward, backward and optimizer count the time to enqueue, because
+/// the step never waits for the device; the epoch's seconds count everything.
 MetricsRow measure(const MetricsRow& before, Trainer& trainer, const Score& trained,
                    const Score& validated, double epoch_seconds, Communicator& world,
                    at::Device device);
 
-/// Most memory that this process has used: resident set (getrusage) on the CPU, LibTorch's allocator
-/// on CUDA.
+/// Most memory that this process has used: resident set (getrusage) on the CPU, LibTorch's
+/// allocator on CUDA.
 int64_t peak_memory_bytes(at::Device device);
 
 }  // namespace syncbn

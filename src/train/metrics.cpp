@@ -6,8 +6,12 @@
 namespace syncbn {
 namespace {
 
-std::string text(int64_t value) { return std::to_string(value); }
-std::string text(double value) { return nlohmann::json(value).dump(); }  // shortest that reads back
+std::string text(int64_t value) {
+  return std::to_string(value);
+}
+std::string text(double value) {
+  return nlohmann::json(value).dump();
+}  // shortest that reads back
 
 std::string csv_line(const MetricsRow& row, bool header) {
   std::string line;
@@ -27,7 +31,8 @@ MetricsFiles::MetricsFiles(const std::string& folder)
 void MetricsFiles::append(const MetricsRow& row) {
   csv_.append(csv_line(row, /*header=*/false));
   nlohmann::ordered_json object;
-  for_each_metric(row, [&](const char* name, const auto& value, const char*) { object[name] = value; });
+  for_each_metric(row,
+                  [&](const char* name, const auto& value, const char*) { object[name] = value; });
   object["rank_peak_memory_bytes"] = row.rank_peak_memory_bytes;
   jsonl_.append(object.dump());
 }
@@ -38,7 +43,8 @@ std::string console_header() {
 
 std::string console_row(const MetricsRow& row) {
   char line[160];
-  std::snprintf(line, sizeof line, "  %5lld %8lld   %10.5f  %7.2f%%  %10.5f  %7.2f%%  %10.0f  %6.1fs",
+  std::snprintf(line, sizeof line,
+                "  %5lld %8lld   %10.5f  %7.2f%%  %10.5f  %7.2f%%  %10.0f  %6.1fs",
                 static_cast<long long>(row.epoch), static_cast<long long>(row.step), row.train_loss,
                 100 * row.train_accuracy, row.val_loss, 100 * row.val_accuracy, row.samples_per_s,
                 row.seconds);

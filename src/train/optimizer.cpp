@@ -9,6 +9,7 @@ namespace {
 
 constexpr bool kMaximize = false, kAmsgrad = false;
 constexpr double kDampening = 0;
+constexpr double kTiny = 1e-6;  // PyTorch's, in clip_grad_norm_
 
 }  // namespace
 
@@ -21,25 +22,30 @@ Optimizer::Optimizer(const TrainOptions& options, at::Tensor parameters, at::Ten
     squared_average_ = {at::zeros_like(parameters)};
     steps_ = {at::zeros({}, parameters.options().dtype(at::kFloat))};
   }
+  if (options.clip > 0) {
+    clip_ = at::full({}, options.clip, parameters.options());
+    tiny_ = at::full({}, kTiny, parameters.options());
+    factor_ = at::empty({}, parameters.options());
+  }
   parameters_ = {std::move(parameters)};
   gradients_ = {std::move(gradients)};
 }
 
+// min(1, clip/(norm + tiny)); of tensors throughout, because arithmetic with a number makes one.
 void Optimizer::clip() {
-  constexpr double kTiny = 1e-6;  // PyTorch's
-  at::Tensor& gradient = gradients_[0];
-  gradient.mul_((options_.clip / (gradient.norm() + kTiny)).clamp_max_(1));
+  at::linalg_vector_norm_out(factor_, gradients_[0], 2);
+  at::div_out(factor_, clip_, factor_.add_(tiny_));
+  gradients_[0].mul_(factor_.clamp_max_(1));
 }
 
 void Optimizer::step(double lr) {
   if (options_.clip > 0) clip();
   if (options_.optimizer == "sgd") {
     at::_fused_sgd_(parameters_, gradients_, average_, options_.weight_decay, options_.momentum, lr,
-                    kDampening, options_.nesterov, kMaximize, first_);
-    first_ = false;
+                    kDampening, options_.nesterov, kMaximize, /*is_first_step=*/taken_++ == 0);
     return;
   }
-  steps_[0].add_(1);
+  steps_[0].fill_(++taken_);
   const auto& o = options_;
   if (o.optimizer == "adam") {
     at::_fused_adam_(parameters_, gradients_, average_, squared_average_, {}, steps_, lr, o.beta1,

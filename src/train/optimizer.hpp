@@ -1,4 +1,5 @@
-// Optimizers on the flat parameter tensor, by ATen's fused kernels, and the learning rate of a step.
+// Optimizers on the flat parameter tensor, by ATen's fused kernels, and the learning rate of a
+// step.
 //
 // They are torch.optim.SGD, Adam and AdamW (Loshchilov and Hutter, 2019) with PyTorch's meaning of
 // every option. Not collective: each rank applies the same reduced gradient to the same parameters.
@@ -26,13 +27,16 @@ class Optimizer {
 
   TrainOptions options_;
   std::vector<at::Tensor> parameters_, gradients_;  // of one tensor each, as the kernels take them
-  std::vector<at::Tensor> average_, squared_average_, steps_;  // momentum buffer; Adam's second, count
-  bool first_ = true;
+  std::vector<at::Tensor> average_, squared_average_,
+      steps_;                        // momentum buffer; Adam's second, count
+  at::Tensor clip_, tiny_, factor_;  // (): the largest norm, its guard, what clipping multiplies by
+  int64_t taken_ = 0;                // steps
 };
 
 /// The learning rate of each step, a pure function of the step.
 ///
-///   base      lr · f(B / lr_reference), f = 1 (none), x (linear: Goyal et al., 2017, section 2.1) or
+///   base      lr · f(B / lr_reference), f = 1 (none), x (linear: Goyal et al., 2017, section 2.1)
+///   or
 ///             √x (sqrt: Krizhevsky, 2014, section 5; Hoffer et al., 2017, section 4)
 ///   warm-up   base · (s + 1)/warmup_steps for step s < warmup_steps
 ///   constant  base

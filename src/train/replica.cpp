@@ -59,7 +59,9 @@ void Replica::reduce(const at::Tensor& loss) {
   for (const auto& layer : network_.layers()) layer->after_reduce();
 }
 
-double Replica::reduced_loss() const { return loss_.item<double>(); }
+double Replica::reduced_loss() const {
+  return loss_.item<double>();
+}
 
 std::vector<std::pair<std::string, at::Tensor>> Replica::state_dict() const {
   auto entries = named_parameters_;

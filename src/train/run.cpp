@@ -34,8 +34,7 @@ MetricsRow run_training(Runtime& runtime, const Options& options, const CommandL
                         const std::string& command) {
   // Where to compute, and on what.
   validate_for_ranks(options, runtime.size());
-  const Placement placement =
-      choose_placement(runtime, options.run.device, options.run.backend);
+  const Placement placement = choose_placement(runtime, options.run.device, options.run.backend);
   const ThreadPlan threads = plan_threads(runtime, static_cast<int>(options.run.threads));
   const CommPtr comm = make_communicator(runtime, placement);
   const Dataset data = load_dataset(runtime, options);

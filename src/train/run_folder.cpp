@@ -28,7 +28,9 @@ std::string default_path(const std::string& config) {
   return "runs/" + name + "-" + stamp;
 }
 
-[[noreturn]] void refuse(const std::string& message) { throw Error(message, ExitCode::kCannotCreate); }
+[[noreturn]] void refuse(const std::string& message) {
+  throw Error(message, ExitCode::kCannotCreate);
+}
 
 bool holds_files(const fs::path& folder) {
   for (const auto& entry : fs::directory_iterator(folder)) {
@@ -43,12 +45,21 @@ RunFolder::RunFolder(Runtime& runtime, const Options& options, const CommandLine
     : runtime_(runtime) {
   const std::string wanted = options.run.out.empty() ? default_path(line.config) : options.run.out;
   path_ = runtime.world()->gather_text(wanted).front();  // rank 0's clock names it
-  agree(*runtime.world(), [&] {
-    if (runtime_.rank() == 0) create(options, line.overwrite);
-  });
+  try {
+    agree(*runtime.world(), [&] {
+      if (runtime_.rank() == 0) create(options, line.overwrite);
+    });
+  } catch (...) {
+    unlock();  // a refused folder stays as it was, for this process too
+    throw;
+  }
 }
 
 RunFolder::~RunFolder() {
+  unlock();
+}
+
+void RunFolder::unlock() {
   if (lock_ < 0) return;
   ::unlink((path_ + "/" + kLock).c_str());
   ::close(lock_);
@@ -85,9 +96,13 @@ void RunFolder::write(const std::string& name, const std::string& bytes) {
   });
 }
 
-void RunFolder::write_metadata(const std::string& json) { write("metadata.json", json); }
+void RunFolder::write_metadata(const std::string& json) {
+  write("metadata.json", json);
+}
 
-void RunFolder::write_model(const std::string& bytes) { write("model.safetensors", bytes); }
+void RunFolder::write_model(const std::string& bytes) {
+  write("model.safetensors", bytes);
+}
 
 void RunFolder::append(const MetricsRow& row) {
   agree(*runtime_.world(), [&] {

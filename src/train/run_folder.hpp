@@ -1,7 +1,7 @@
 // A run's folder: config.ini, metadata.json, metrics.csv, metrics.jsonl, model.safetensors.
 #pragma once
 
-#include <map>
+#include <memory>
 #include <string>
 
 #include "base/options.hpp"
@@ -15,9 +15,10 @@ namespace syncbn {
 /// fails on rank 0 is thrown on every rank as UsageError with its code (73 to create, 74 to write).
 class RunFolder {
  public:
-  /// Creates the folder `options.run.out`, or runs/<config>-<time>, with its parents, takes its lock
-  /// and writes config.ini. A folder that is not empty is refused unless `overwrite`, which removes
-  /// the files of the run before and nothing else. A folder that a running job holds is refused.
+  /// Creates the folder `options.run.out`, or runs/<config>-<time>, with its parents, takes its
+  /// lock and writes config.ini. A folder that is not empty is refused unless `overwrite`, which
+  /// removes the files of the run before and nothing else. A folder that a running job holds is
+  /// refused.
   RunFolder(Runtime& runtime, const Options& options, const CommandLine& line);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
@@ -30,11 +31,12 @@ class RunFolder {
 
  private:
   void create(const Options& options, bool overwrite);
+  void unlock();
   void write(const std::string& name, const std::string& bytes);
 
   Runtime& runtime_;
   std::string path_;
-  int lock_ = -1;  // rank 0: open while the run lasts
+  int lock_ = -1;                          // rank 0: open while the run lasts
   std::unique_ptr<MetricsFiles> metrics_;  // rank 0
 };
 

@@ -14,10 +14,14 @@ constexpr size_t kAlignment = 8;  // the header is padded so that the tensors' b
 
 const char* dtype_name(at::ScalarType dtype) {
   switch (dtype) {
-    case at::kFloat: return "F32";
-    case at::kDouble: return "F64";
-    case at::kLong: return "I64";
-    default: SYNCBN_CHECK(false, "no safetensors name for ", dtype);
+    case at::kFloat:
+      return "F32";
+    case at::kDouble:
+      return "F64";
+    case at::kLong:
+      return "I64";
+    default:
+      SYNCBN_CHECK(false, "no safetensors name for ", dtype);
   }
   return "";
 }

@@ -1,7 +1,7 @@
 // The safetensors format: tensors under names, readable anywhere, holding no code.
 //
-// u64 little-endian header length, a JSON header (name → dtype, shape, offsets; "__metadata__" → texts),
-// then the tensors' bytes without holes, little-endian, row-major
+// u64 little-endian header length, a JSON header (name → dtype, shape, offsets; "__metadata__" →
+// texts), then the tensors' bytes without holes, little-endian, row-major
 // (https://github.com/huggingface/safetensors, README, "Format").
 #pragma once
 

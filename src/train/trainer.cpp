@@ -14,8 +14,9 @@
 namespace syncbn {
 namespace {
 
-constexpr int64_t kEvaluationRows = 500;  // per rank and call, where no statistics tie rows together
-constexpr int64_t kCheckEvery = 50;       // steps between looks at the loss on CUDA, where one waits
+constexpr int64_t kEvaluationRows =
+    500;                             // per rank and call, where no statistics tie rows together
+constexpr int64_t kCheckEvery = 50;  // steps between looks at the loss on CUDA, where one waits
 
 // Adds the seconds since the last lap to one counter after the other.
 class Stopwatch {
@@ -35,7 +36,9 @@ at::ScalarType dtype_of(const Options& options) {
   return options.run.dtype == "float64" ? at::kDouble : at::kFloat;
 }
 
-int64_t largest_share(int64_t batch, int ranks) { return (batch + ranks - 1) / ranks; }
+int64_t largest_share(int64_t batch, int ranks) {
+  return (batch + ranks - 1) / ranks;
+}
 
 bool evaluates_by_batch(const Options& options) {
   return options.norm.kind == "batch" && options.norm.eval == "batch";
@@ -59,12 +62,13 @@ int64_t checked_batch(const Options& options, const Dataset& data, int ranks) {
   const int64_t last = options.train.drop_last ? 0 : samples % batch;
   for (const int64_t b : {batch, last}) {
     if (b == 0 || plan_groups(b, size, 0, ranks).groups.smallest > 1) continue;
-    throw option_error(
-        options, "norm.batch",
-        concat("with norm.batch = ", options.norm.batch, " and train.batch = ", batch, " on ", ranks,
-               " ranks, a batch of ", b, " samples has a statistics group of one sample, which has no "
-               "variance; ", b == last ? "set train.drop_last = true or choose another train.batch"
-                                       : "choose a larger train.batch or norm.batch"));
+    throw option_error(options, "norm.batch",
+                       concat("with norm.batch = ", options.norm.batch,
+                              " and train.batch = ", batch, " on ", ranks, " ranks, a batch of ", b,
+                              " samples has a statistics group of one sample, which has no "
+                              "variance; ",
+                              b == last ? "set train.drop_last = true or choose another train.batch"
+                                        : "choose a larger train.batch or norm.batch"));
   }
   return batch;
 }
@@ -89,7 +93,8 @@ Trainer::Trainer(CommPtr comm, const Options& options, const Dataset& data, at::
       optimizer_(options.train, replica_.parameters(), replica_.gradients()),
       rate_(options.train, batch_, sampler_.steps_per_epoch()),
       grouping_(comm_, group_size(options.norm.batch, batch_)),
-      train_gather_(data.train, pixel_scale(options.data.scale), capacity_, dtype_of(options), device),
+      train_gather_(data.train, pixel_scale(options.data.scale), capacity_, dtype_of(options),
+                    device),
       validation_gather_(data.validation, pixel_scale(options.data.scale), capacity_,
                          dtype_of(options), device),
       labels_(at::zeros({capacity_}, at::TensorOptions(at::kLong).device(device))),
@@ -104,10 +109,12 @@ int64_t Trainer::steps_in_all() const {
   return options_.train.max_steps < 0 ? planned : std::min(planned, options_.train.max_steps);
 }
 
-StepTimes Trainer::take_times() { return std::exchange(times_, StepTimes{}); }
+StepTimes Trainer::take_times() {
+  return std::exchange(times_, StepTimes{});
+}
 
 Score Trainer::train_epoch(int64_t epoch) {
-  sampler_.start_epoch(epoch);
+  start_epoch(epoch);
   epoch_totals_.zero_();
   const int64_t steps = std::min(steps_per_epoch(), steps_in_all() - step_);
   int64_t samples = 0;
@@ -157,10 +164,11 @@ void Trainer::train_step(int64_t k) {
 void Trainer::check_finite() const {
   const double loss = replica_.reduced_loss();
   if (std::isfinite(loss)) return;
-  throw UsageError(concat("the training loss is ", loss, " at step ", step_,
-                          ": the run has diverged; lower train.lr (now ", rate_.at(step_ - 1),
-                          "), clip the gradient with train.clip, or warm up with train.warmup_steps"),
-                   ExitCode::kInvariant);
+  throw UsageError(
+      concat("the training loss is ", loss, " at step ", step_,
+             ": the run has diverged; lower train.lr (now ", rate_.at(step_ - 1),
+             "), clip the gradient with train.clip, or warm up with train.warmup_steps"),
+      ExitCode::kInvariant);
 }
 
 Score Trainer::evaluate(const Split& split) {

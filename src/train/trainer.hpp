@@ -30,15 +30,15 @@ class Trainer {
   using OnProgress = std::function<void(const char* phase, int64_t step)>;
 
   /// Collective. `comm`: all ranks, for tensors on `device`. `data` must outlive the trainer.
-  /// Throws UsageError when the options do not suit the data (B above the training set, a statistics
-  /// group of one sample).
+  /// Throws UsageError when the options do not suit the data (B above the training set, a
+  /// statistics group of one sample).
   Trainer(CommPtr comm, const Options& options, const Dataset& data, at::Device device,
           OnProgress on_progress = {});
 
-  int64_t batch() const { return batch_; }                ///< B
-  int64_t step() const { return step_; }                  ///< steps done
+  int64_t batch() const { return batch_; }  ///< B
+  int64_t step() const { return step_; }    ///< steps done
   int64_t steps_per_epoch() const { return sampler_.steps_per_epoch(); }
-  int64_t steps_in_all() const;                           ///< epochs, or train.max_steps if fewer
+  int64_t steps_in_all() const;  ///< epochs, or train.max_steps if fewer
   double learning_rate(int64_t step) const { return rate_.at(step); }
   double base_learning_rate() const { return rate_.base(); }  ///< after its rule, before warm-up
   const Network& network() const { return network_; }
@@ -46,21 +46,23 @@ class Trainer {
   /// Seconds of this rank since the last call.
   StepTimes take_times();
 
-  /// Collective. Trains epoch `epoch` (0-based), or as much of it as train.max_steps leaves. Returns
-  /// loss and accuracy of its samples as they were met, under the weights of their step. Throws
-  /// UsageError(kInvariant) on all ranks in the step whose loss is not finite.
+  /// Collective. Trains epoch `epoch` (0-based), or as much of it as train.max_steps leaves.
+  /// Returns loss and accuracy of its samples as they were met, under the weights of their step.
+  /// Throws UsageError(kInvariant) on all ranks in the step whose loss is not finite.
   Score train_epoch(int64_t epoch);
 
-  /// Collective. One step on the samples of global batch `k` of the epoch begun last.
+  /// The two halves of train_epoch: make the order of an epoch, then (collective) take one step on
+  /// the samples of its global batch `k`.
+  void start_epoch(int64_t epoch) { sampler_.start_epoch(epoch); }
   void train_step(int64_t k);
 
   /// Collective. Loss and accuracy over a split, with the statistics of norm.eval. `recomputed`
   /// statistics are pooled over the training set for this call and do not stay.
   Score evaluate(const Split& split);
 
-  /// Collective. Replaces the running statistics by exact ones: mean and variance, pooled by count, of
-  /// what each norm layer receives over the whole training set in batches of B, each normalised by its
-  /// own groups of M (PreciseBN: Wu and Johnson, 2021, section 3).
+  /// Collective. Replaces the running statistics by exact ones: mean and variance, pooled by count,
+  /// of what each norm layer receives over the whole training set in batches of B, each normalised
+  /// by its own groups of M (PreciseBN: Wu and Johnson, 2021, section 3).
   void recompute_statistics();
 
  private:

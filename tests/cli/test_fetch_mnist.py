@@ -98,10 +98,6 @@ def no_ranges(handler, body, _):
     serve(handler, body, 0)
 
 
-def page(handler, *_):
-    serve(handler, b"<html><body>Please log in to the network.</body></html>", 0)
-
-
 def stall(handler, *_):
     handler.server.closing.wait(60)
 
@@ -116,20 +112,14 @@ def stall_in_body(handler, body, start):
 
 @pytest.fixture
 def mirror(truth):
-    yield from running(truth)
-
-
-@pytest.fixture
-def second_mirror(truth):
-    yield from running(truth)
-
-
-def running(files):
-    server = Mirror(files)
+    server = Mirror(truth)
     yield server
     server.closing.set()
     server.shutdown()
     server.server_close()
+
+
+second_mirror = mirror  # pytest makes another instance under another name
 
 
 class Checkout:
@@ -157,10 +147,7 @@ class Checkout:
         assert result.returncode == 0, result.stderr
         assert result.stdout == f"mnist {self.data}\n"
         self.assert_only_true_files(truth)
-        assert sorted(self.names()) == sorted(FILES)
-
-    def names(self):
-        return [p.name for p in self.data.glob("*-ubyte*")]
+        assert sorted(p.name for p in self.data.glob("*-ubyte*")) == sorted(FILES)
 
     def assert_only_true_files(self, truth):
         for path in self.data.glob("*.gz"):
@@ -198,7 +185,7 @@ def test_takes_the_named_folder(checkout, mirror):
     assert not mirror.requests
 
 
-def test_takes_a_named_folder_of_plain_files(checkout, mirror, truth, tmp_path):
+def test_takes_plain_files(checkout, mirror, truth, tmp_path):
     for name, body in truth.items():
         (tmp_path / name.removesuffix(".gz")).write_bytes(gzip.decompress(body))
     result = checkout.fetch([mirror], SYNCBN_MNIST_DIR=str(tmp_path))
@@ -270,8 +257,11 @@ def wrong_bytes(handler, body, start):
 
 def bomb(handler, body, start):
     """Right at first, but inflating to far more."""
-    whole = gzip.compress(gzip.decompress(body) + bytes(200_000_000), 1)
-    serve(handler, whole, start)
+    serve(handler, gzip.compress(gzip.decompress(body) + bytes(200_000_000), 1), start)
+
+
+def page(handler, *_):
+    serve(handler, b"<html><body>Please log in to the network.</body></html>", 0)
 
 
 @pytest.mark.parametrize("lie", [wrong_bytes, page, bomb])

@@ -26,14 +26,16 @@ class RankVerdict : public testing::EmptyTestEventListener {
         deadline_(who_ + "test over its deadline:", kTestDeadlineS) {}
 
  private:
-  void OnTestStart(const testing::TestInfo& info) override { deadline_.beat(info.name(), 0); }
+  void OnTestStart(const testing::TestInfo& info) override {
+    test_ = concat(info.test_suite_name(), ".", info.name());
+    deadline_.beat(info.name(), 0);
+  }
 
+  // GoogleTest calls this under its lock: nothing here may ask it for anything.
   void OnTestPartResult(const testing::TestPartResult& part) override {
     if (comm_->rank() == 0 || !part.failed() || agreeing_) return;
-    const auto* info = testing::UnitTest::GetInstance()->current_test_info();
-    std::fprintf(stderr, "%s%s.%s: %s:%d: %s\n", who_.c_str(), info ? info->test_suite_name() : "",
-                 info ? info->name() : "", part.file_name() ? part.file_name() : "?",
-                 part.line_number(), part.message());
+    std::fprintf(stderr, "%s%s: %s:%d: %s\n", who_.c_str(), test_.c_str(),
+                 part.file_name() ? part.file_name() : "?", part.line_number(), part.message());
   }
 
   void OnTestEnd(const testing::TestInfo& info) override {
@@ -50,7 +52,7 @@ class RankVerdict : public testing::EmptyTestEventListener {
   }
 
   CommPtr comm_;
-  std::string who_;
+  std::string who_, test_;
   bool agreeing_ = false;
   Watchdog deadline_;
 };

@@ -9,7 +9,7 @@
 //   all ranks share, because a rank that leaves a test early leaves its peers in a collective.
 // - A test that takes over 30 s ends the job, by its name. A skip and a run of no test are
 // failures,
-//   but for SYNCBN_TEST_DEVICE=cuda, where a run that skips everything ends with code 77.
+//   but for SYNCBN_TEST_DEVICE=cuda, where a run that skipped anything ends with code 77.
 #pragma once
 
 #include "comm/runtime.hpp"

@@ -1,0 +1,91 @@
+// The cost of a training step, for tests/bench/compare.py, which starts this program on several
+// ranks.
+//
+//   step_bench ROWS CONTROL      ROWS: samples per rank
+//
+// Makes one trainer for each kind of normalization in this one process (784-128-64-10, Adam,
+// float32, one thread a rank) and then does what the file CONTROL.<rank> says, line by line, the
+// same lines for all ranks:
+//
+//   none|local|global STEPS      takes so many steps; rank 0 prints one line of seconds:
+//                                elapsed data forward backward norm_comm gradient_comm optimizer
+//
+// until the file ends. It is a named pipe when blocks alternate with another program's: a rank that
+// reads it sleeps, while one that waits in MPI would take a core from the other program.
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <fstream>
+#include <map>
+#include <string>
+#include <utility>
+
+#include "comm/runtime.hpp"
+#include "data/dataset.hpp"
+#include "train/trainer.hpp"
+
+namespace syncbn {
+namespace {
+
+class Contender {
+ public:
+  Contender(const CommPtr& comm, Options options, const Dataset& data, const std::string& norm)
+      : comm_(comm), trainer_(comm, with_norm(std::move(options), norm), data, at::kCPU) {
+    trainer_.train_epoch(0);  // the one step of train.max_steps: the epoch has begun
+  }
+
+  void run(int64_t steps) {
+    trainer_.take_times();
+    comm_->barrier();
+    const auto start = std::chrono::steady_clock::now();
+    for (int64_t i = 0; i < steps; ++i) trainer_.train_step(i % trainer_.steps_per_epoch());
+    const std::chrono::duration<double> elapsed = std::chrono::steady_clock::now() - start;
+    const StepTimes t = trainer_.take_times();
+    if (comm_->rank() != 0) return;
+    std::printf("%.9f %.9f %.9f %.9f %.9f %.9f %.9f\n", elapsed.count(), t.data, t.forward,
+                t.backward, t.norm_comm, t.gradient_comm, t.optimizer);
+    std::fflush(stdout);
+  }
+
+ private:
+  static Options with_norm(Options options, const std::string& norm) {
+    options.norm.kind = norm == "none" ? "none" : "batch";
+    if (norm != "none") options.norm.batch = norm;
+    return options;
+  }
+
+  CommPtr comm_;
+  Trainer trainer_;
+};
+
+int bench(Runtime& runtime, int argc, char** argv) {
+  if (argc != 3) throw UsageError("usage: step_bench ROWS CONTROL");
+  Options options;
+  options.data.name = "synthetic";
+  options.train.batch_per_rank = std::atoll(argv[1]);
+  options.train.drop_last = true;
+  options.train.max_steps = 1;
+  options.train.lr = 0;  // else the few batches are learned, and denormal gradients slow Adam down
+  plan_threads(runtime, 1);
+  const Dataset data = load_dataset(runtime, options);
+  const CommPtr comm = make_communicator(runtime, choose_placement(runtime, "cpu", "mpi"));
+
+  std::map<std::string, Contender> contenders;
+  for (const char* norm : {"none", "local", "global"}) {
+    contenders.try_emplace(norm, comm, options, data, norm);
+  }
+  std::ifstream control(concat(argv[2], ".", runtime.rank()));
+  std::string norm;
+  int64_t steps = 0;
+  while (control >> norm >> steps) contenders.at(norm).run(steps);
+  return 0;
+}
+
+}  // namespace
+}  // namespace syncbn
+
+int main(int argc, char** argv) {
+  return syncbn::guarded_main(
+      argc, argv, [&](syncbn::Runtime& runtime) { return syncbn::bench(runtime, argc, argv); });
+}

@@ -1,0 +1,215 @@
+// Every layer's own derivative against autograd of the same function and against finite
+// differences, in double, through a whole network of that layer: the loss's gradient by every
+// parameter.
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include "base/random.hpp"
+#include "nn/activation.hpp"
+#include "nn/linear.hpp"
+#include "nn/loss.hpp"
+#include "support/mpi_main.hpp"
+#include "support/reference.hpp"
+#include "train/replica.hpp"
+
+namespace syncbn::test {
+namespace {
+
+constexpr int64_t kRows = 12, kInputs = 9;
+
+struct Case {
+  std::string activation, norm, position;
+  bool output;
+  double dropout;
+};
+
+std::ostream& operator<<(std::ostream& out, const Case& c) {
+  return out << c.activation << ' ' << c.norm << ' ' << c.position << (c.output ? " output" : "")
+             << " dropout " << c.dropout;
+}
+
+// A network with what belongs around it, on this rank alone.
+struct Bench {
+  explicit Bench(const Case& c)
+      : network(model(c), norm(c), {kInputs, kClasses, kRows + 3, at::kDouble, at::kCPU}, 3),
+        alone(test_runtime().world()->split(test_runtime().rank(), 0)),
+        replica(network, at::kDouble, at::kCPU, alone),
+        grouping(alone, kRows) {
+    context.batch = kRows;
+    context.rows = {0, kRows};
+    context.groups = &grouping.of(kRows);
+    torch::manual_seed(1);
+    x = torch::randn({kRows, kInputs}, at::kDouble);
+    labels = torch::randint(kClasses, {kRows}, at::kLong);
+    replica.parameters().add_(torch::randn_like(replica.parameters()), 0.1);  // γ, β off 1 and 0
+  }
+  static ModelOptions model(const Case& c) {
+    ModelOptions options;
+    options.hidden = "7,6";
+    options.activation = c.activation;
+    options.dropout = c.dropout;
+    return options;
+  }
+  static NormOptions norm(const Case& c) {
+    NormOptions options;
+    options.kind = c.norm;
+    options.position = c.position;
+    options.output = c.output;
+    return options;
+  }
+  double loss() {
+    network.input(kRows).copy_(x);
+    at::Tensor totals = torch::empty({2}, at::kDouble);
+    softmax_cross_entropy(network.forward(context), labels, 1.0 / kRows, totals,
+                          network.logits_gradient());
+    return totals[0].item<double>() / kRows;
+  }
+
+  static constexpr int64_t kClasses = 10;
+  Network network;
+  CommPtr alone;
+  Replica replica;
+  StatsGrouping grouping;
+  StepContext context;
+  at::Tensor x, labels;
+};
+
+std::vector<Case> cases() {
+  std::vector<Case> all;
+  for (const char* activation : {"relu", "sigmoid", "tanh"}) {
+    for (const char* norm : {"none", "batch", "layer"}) {
+      for (const char* position : {"pre", "post"}) {
+        all.push_back({activation, norm, position, position == std::string("post"), 0});
+      }
+    }
+  }
+  return all;
+}
+
+TEST(Layers, EqualAutograd) {
+  for (const Case& c : cases()) {
+    SCOPED_TRACE(testing::PrintToString(c));
+    Bench bench(c);
+    Reference reference(bench.network, bench.replica.state_dict(), Bench::norm(c));
+    const double expected = reference.backward(bench.x, bench.labels, kRows);
+    EXPECT_NEAR(bench.loss(), expected, 1e-12 * std::abs(expected));
+    bench.network.backward(bench.context);
+    int64_t offset = 0;
+    for (const auto& parameter : reference.parameters()) {
+      const at::Tensor ours = bench.replica.gradients().narrow(0, offset, parameter.numel());
+      const at::Tensor scale = reference.parameters().back().grad().abs().max();
+      const double difference = (ours - parameter.grad().flatten()).abs().max().item<double>();
+      EXPECT_LE(difference, 1e-12 * std::max(1.0, scale.item<double>()))
+          << "parameter at " << offset;
+      offset += parameter.numel();
+    }
+    EXPECT_EQ(offset, bench.replica.parameters().numel());
+  }
+}
+
+TEST(Layers, EqualFiniteDifferences) {
+  auto all = cases();
+  all.push_back({"tanh", "batch", "pre", false, 0.4});  // the mask is a constant of the step
+  for (const Case& c : all) {
+    if (c.activation == "relu") continue;  // has a kink
+    SCOPED_TRACE(testing::PrintToString(c));
+    Bench bench(c);
+    bench.loss();
+    bench.network.backward(bench.context);
+    const at::Tensor gradient = bench.replica.gradients().clone();
+    at::Tensor& parameters = bench.replica.parameters();
+    constexpr double kStep = 1e-5;
+    for (int64_t p = 0; p < parameters.numel(); p += 3) {
+      const double kept = parameters[p].item<double>();
+      parameters[p] = kept + kStep;
+      const double up = bench.loss();
+      parameters[p] = kept - kStep;
+      const double down = bench.loss();
+      parameters[p] = kept;
+      ASSERT_NEAR((up - down) / (2 * kStep), gradient[p].item<double>(), 2e-9) << "parameter " << p;
+    }
+  }
+}
+
+TEST(Dropout, MaskIsAFunctionOfTheSampleNotOfTheShare) {
+  const int64_t n = 40, c = 33;
+  const at::Tensor x = torch::ones({n, c}, at::kDouble);
+  StepContext context;
+  context.step = 5;
+  context.rows = {0, n};
+  Dropout whole(c, 0.3, 9, 2);
+  at::Tensor expected = torch::empty_like(x);
+  whole.forward(x, expected, context);
+  const double dropped = (expected == 0).to(at::kDouble).mean().item<double>();
+  EXPECT_NEAR(dropped, 0.3, 0.05);
+  EXPECT_NEAR(expected.max().item<double>(), 1 / 0.7, 1e-12);
+  for (const Range rows : {Range{0, 7}, Range{7, 40}, Range{13, 14}}) {
+    Dropout part(c, 0.3, 9, 2);
+    context.rows = rows;
+    const at::Tensor in = x.narrow(0, 0, rows.size());
+    at::Tensor out = torch::empty_like(in);
+    part.forward(in, out, context);
+    EXPECT_TRUE(torch::equal(out, expected.narrow(0, rows.begin, rows.size())));
+  }
+  // Another step, layer or seed: another mask. Evaluation: none.
+  context.rows = {0, n};
+  at::Tensor other = torch::empty_like(x);
+  context.step = 6;
+  whole.forward(x, other, context);
+  EXPECT_FALSE(torch::equal(other, expected));
+  context.step = 5;
+  Dropout(c, 0.3, 9, 3).forward(x, other, context);
+  EXPECT_FALSE(torch::equal(other, expected));
+  Dropout(c, 0.3, 10, 2).forward(x, other, context);
+  EXPECT_FALSE(torch::equal(other, expected));
+  context.training = false;
+  whole.forward(x, other, context);
+  EXPECT_TRUE(torch::equal(other, x));
+}
+
+TEST(Linear, InitsHaveTheirDeviations) {
+  const int64_t in = 400, out = 300;
+  const auto deviation = [&](const char* init) {
+    ModelOptions options;
+    options.init = init;
+    options.init_std = 0.07;
+    const LinearInit made = initial_linear(in, out, options, 1, 0);
+    EXPECT_NEAR(made.weight.mean().item<double>(), 0, 2e-3) << init;
+    if (init != std::string("torch")) {
+      EXPECT_EQ(made.bias.abs().max().item<double>(), 0) << init;
+    }
+    EXPECT_TRUE(torch::equal(made.weight, initial_linear(in, out, options, 1, 0).weight));
+    EXPECT_FALSE(torch::equal(made.weight, initial_linear(in, out, options, 2, 0).weight));
+    EXPECT_FALSE(torch::equal(made.weight, initial_linear(in, out, options, 1, 3).weight));
+    return made.weight.std().item<double>();
+  };
+  EXPECT_NEAR(deviation("torch"), 1 / std::sqrt(3.0 * in), 3e-4);
+  EXPECT_NEAR(deviation("he"), std::sqrt(2.0 / in), 5e-4);
+  EXPECT_NEAR(deviation("glorot"), std::sqrt(2.0 / (in + out)), 5e-4);
+  EXPECT_NEAR(deviation("normal"), 0.07, 5e-4);
+}
+
+TEST(Loss, EqualsCrossEntropyAndCountsTheFirstOfEqualLogits) {
+  torch::manual_seed(2);
+  for (const auto dtype : {at::kDouble, at::kFloat}) {
+    const at::Tensor logits = (torch::randn({50, 10}, dtype) * 30).set_requires_grad(true);
+    const at::Tensor labels = torch::randint(10, {50}, at::kLong);
+    const at::Tensor loss = torch::nn::functional::cross_entropy(
+        logits, labels, torch::nn::functional::CrossEntropyFuncOptions().reduction(torch::kSum));
+    loss.backward();
+    at::Tensor totals = torch::empty({2}, at::kDouble), gradient = torch::empty({50, 10}, dtype);
+    softmax_cross_entropy(logits.detach(), labels, 1, totals, gradient);
+    const double bound = dtype == at::kDouble ? 1e-13 : 1e-6;
+    EXPECT_LE(relative_difference(totals[0], loss), bound);
+    EXPECT_LE(relative_difference(gradient, logits.grad()), bound);
+    EXPECT_EQ(totals[1].item<double>(), logits.argmax(1).eq(labels).sum().item<double>());
+  }
+  at::Tensor totals = torch::empty({2}, at::kDouble), none;
+  softmax_cross_entropy(torch::zeros({2, 10}), torch::tensor({0, 1}, at::kLong), 1, totals, none);
+  EXPECT_EQ(totals[1].item<double>(), 1);  // all equal: class 0 is the first
+  softmax_cross_entropy(torch::zeros({0, 10}), torch::zeros({0}, at::kLong), 1, totals, none);
+  EXPECT_EQ(totals.abs().max().item<double>(), 0);
+}
+
+}  // namespace
+}  // namespace syncbn::test

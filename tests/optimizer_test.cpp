@@ -1,0 +1,199 @@
+// The optimizers against torch::optim on the same gradients, and the learning rate of each step
+// against values worked out by hand.
+#include "train/optimizer.hpp"
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "support/close.hpp"
+
+namespace syncbn {
+namespace {
+
+constexpr int kSteps = 20;
+constexpr int64_t kSize = 1037;  // no multiple of a vector's width
+constexpr double kRate = 0.03;
+
+std::unique_ptr<torch::optim::Optimizer> reference_optimizer(const TrainOptions& o,
+                                                             const at::Tensor& parameter) {
+  const std::vector<at::Tensor> all = {parameter};
+  if (o.optimizer == "sgd") {
+    return std::make_unique<torch::optim::SGD>(all, torch::optim::SGDOptions(kRate)
+                                                        .momentum(o.momentum)
+                                                        .nesterov(o.nesterov)
+                                                        .weight_decay(o.weight_decay));
+  }
+  const auto betas = std::make_tuple(o.beta1, o.beta2);
+  if (o.optimizer == "adam") {
+    return std::make_unique<torch::optim::Adam>(
+        all,
+        torch::optim::AdamOptions(kRate).betas(betas).eps(o.adam_eps).weight_decay(o.weight_decay));
+  }
+  return std::make_unique<torch::optim::AdamW>(
+      all,
+      torch::optim::AdamWOptions(kRate).betas(betas).eps(o.adam_eps).weight_decay(o.weight_decay));
+}
+
+void set_rate(torch::optim::Optimizer& optimizer, double lr) {
+  for (auto& group : optimizer.param_groups()) group.options().set_lr(lr);
+}
+
+/// 20 steps of both in this dtype, at a rate that changes, on the same gradients.
+void compare(const TrainOptions& options, torch::Dtype dtype, double tolerance) {
+  SCOPED_TRACE(testing::Message() << options.optimizer << " " << torch::toString(dtype));
+  torch::manual_seed(3);
+  const at::Tensor initial = torch::randn({kSize}, dtype);
+  at::Tensor parameters = initial.clone(), gradients = torch::zeros({kSize}, dtype);
+  Optimizer optimizer(options, parameters, gradients);
+  at::Tensor expected = initial.clone().requires_grad_();
+  const auto reference = reference_optimizer(options, expected);
+  for (int step = 0; step < kSteps; ++step) {
+    const double lr = kRate * (1 + step % 3);
+    gradients.copy_(torch::randn({kSize}, dtype) + 0.1);
+    expected.mutable_grad() = gradients.clone();
+    if (options.clip > 0) torch::nn::utils::clip_grad_norm_(expected, options.clip);
+    set_rate(*reference, lr);
+    optimizer.step(lr);
+    reference->step();
+  }
+  expect_close(parameters, expected, tolerance, "parameters");
+  EXPECT_GT(relative_error(parameters, initial), 0.01)
+      << "the steps were too small to tell anything";
+}
+
+void compare(const TrainOptions& options) {
+  compare(options, torch::kDouble, 1e-12);
+  compare(options, torch::kFloat, 1e-6);
+}
+
+TrainOptions sgd(double momentum, double decay = 0, bool nesterov = false) {
+  TrainOptions options;
+  options.optimizer = "sgd";
+  options.momentum = momentum;
+  options.weight_decay = decay;
+  options.nesterov = nesterov;
+  return options;
+}
+
+TrainOptions adam(const std::string& name, double decay = 0) {
+  TrainOptions options;
+  options.optimizer = name;
+  options.weight_decay = decay;
+  return options;
+}
+
+TEST(Optimizer, SgdEqualsTorch) {
+  compare(sgd(0));
+  compare(sgd(0, 0.05));
+  compare(sgd(0.9));
+  compare(sgd(0.9, 0.05));
+  compare(sgd(0.8, 0, /*nesterov=*/true));
+  compare(sgd(0.8, 0.05, /*nesterov=*/true));
+}
+
+TEST(Optimizer, AdamEqualsTorch) {
+  compare(adam("adam"));
+  compare(adam("adam", 0.05));
+  TrainOptions other = adam("adam", 0.01);
+  other.beta1 = 0.8;
+  other.beta2 = 0.95;
+  other.adam_eps = 1e-3;
+  compare(other);
+}
+
+TEST(Optimizer, AdamWEqualsTorch) {
+  compare(adam("adamw"));
+  compare(adam("adamw", 0.05));
+}
+
+TEST(Optimizer, ClipsAsTorchDoes) {
+  for (const double clip : {0.5, 33.0, 1e6}) {  // always, sometimes (the norm is about 32.4), never
+    SCOPED_TRACE(clip);
+    for (TrainOptions options : {sgd(0.9, 0.01), adam("adam")}) {
+      options.clip = clip;
+      compare(options);
+    }
+  }
+}
+
+TEST(Optimizer, ClipLimitsTheNorm) {
+  TrainOptions options = sgd(0);
+  options.clip = 2;
+  at::Tensor parameters = torch::zeros({4}, torch::kDouble);
+  at::Tensor gradients = torch::full({4}, 50.0, torch::kDouble);
+  Optimizer(options, parameters, gradients).step(1);
+  EXPECT_NEAR(parameters.norm().item<double>(), 2, 1e-6);
+}
+
+// ---- the learning rate; 10 steps an epoch, 10 epochs ----
+
+TrainOptions rate_options(const std::string& schedule = "constant") {
+  TrainOptions options;
+  options.lr = 0.1;
+  options.lr_reference = 64;
+  options.epochs = 10;
+  options.schedule = schedule;
+  return options;
+}
+
+LearningRate rate_for(const TrainOptions& options, int64_t batch = 256) {
+  return LearningRate(options, batch, /*steps_per_epoch=*/10);
+}
+
+TEST(LearningRate, Rules) {
+  TrainOptions options = rate_options();
+  EXPECT_DOUBLE_EQ(rate_for(options).base(), 0.1);
+  options.lr_rule = "linear";
+  EXPECT_DOUBLE_EQ(rate_for(options).base(), 0.4);
+  EXPECT_DOUBLE_EQ(rate_for(options, 16).base(), 0.025);
+  options.lr_rule = "sqrt";
+  EXPECT_DOUBLE_EQ(rate_for(options).base(), 0.2);
+  EXPECT_DOUBLE_EQ(rate_for(options, 16).base(), 0.05);
+  EXPECT_DOUBLE_EQ(rate_for(options).at(57), 0.2);
+}
+
+TEST(LearningRate, WarmUp) {
+  TrainOptions options = rate_options();
+  options.lr_rule = "linear";
+  options.warmup_steps = 4;
+  const LearningRate rate = rate_for(options);
+  const double expected[] = {0.1, 0.2, 0.3, 0.4, 0.4, 0.4};
+  for (int64_t step = 0; step < 6; ++step) EXPECT_DOUBLE_EQ(rate.at(step), expected[step]) << step;
+}
+
+TEST(LearningRate, Steps) {
+  TrainOptions options = rate_options("step");
+  options.milestones = "3,7";
+  options.gamma = 0.5;
+  const LearningRate rate = rate_for(options);
+  EXPECT_DOUBLE_EQ(rate.at(0), 0.1);
+  EXPECT_DOUBLE_EQ(rate.at(29), 0.1);
+  EXPECT_DOUBLE_EQ(rate.at(30), 0.05);
+  EXPECT_DOUBLE_EQ(rate.at(69), 0.05);
+  EXPECT_DOUBLE_EQ(rate.at(70), 0.025);
+  EXPECT_DOUBLE_EQ(rate.at(99), 0.025);
+}
+
+TEST(LearningRate, Cosine) {
+  const LearningRate rate = rate_for(rate_options("cosine"));
+  EXPECT_DOUBLE_EQ(rate.at(0), 0.1);
+  EXPECT_NEAR(rate.at(25), 0.1 * 0.85355339059327376, 1e-15);  // (1 + √½)/2
+  EXPECT_NEAR(rate.at(50), 0.05, 1e-15);
+  EXPECT_NEAR(rate.at(75), 0.1 * 0.14644660940672624, 1e-15);
+  EXPECT_NEAR(rate.at(100), 0, 1e-15);
+}
+
+TEST(LearningRate, WarmUpComesBeforeTheSchedule) {
+  TrainOptions options = rate_options("cosine");
+  options.warmup_steps = 50;
+  EXPECT_DOUBLE_EQ(rate_for(options).at(24), 0.05);
+  EXPECT_DOUBLE_EQ(rate_for(options).at(49), 0.1);
+  EXPECT_NEAR(rate_for(options).at(50), 0.05, 1e-15);
+}
+
+}  // namespace
+}  // namespace syncbn

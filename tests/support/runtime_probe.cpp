@@ -1,0 +1,74 @@
+// A program that ends in the way it is told to: `runtime_probe WAY`. runtime_test runs it under
+// mpiexec and looks at what remains. The rank that goes wrong is the last one.
+#include <c10/util/Exception.h>
+
+#include <cstdio>
+#include <stdexcept>
+#include <thread>
+
+#include "comm/runtime.hpp"
+#include "comm/watchdog.hpp"
+
+namespace syncbn {
+namespace {
+
+constexpr double kWatchdogS = 1.5;
+
+[[noreturn]] void stay() {
+  for (;;) std::this_thread::sleep_for(std::chrono::seconds(1));
+}
+
+/// Three limits of time in which only `beat` tells that the process lives.
+void work_slowly(Watchdog& watchdog) {
+  for (int step = 0; step < 30; ++step) {
+    watchdog.beat("slow work", step);
+    std::this_thread::sleep_for(std::chrono::duration<double>(kWatchdogS / 10));
+  }
+}
+
+int probe(Runtime& runtime, const std::string& way) {
+  const bool last = runtime.rank() == runtime.size() - 1;
+  const std::string who = concat("[rank ", runtime.rank(), "]");
+  runtime.world()->barrier();
+  if (runtime.rank() == 0) std::puts("ready");
+  std::fflush(stdout);
+
+  if (way == "stopped") return static_cast<int>(ExitCode::kStopped);
+  if (way == "usage") throw UsageError("the key is wrong", ExitCode::kConfig);
+  if (way == "error" && last) throw Error("the disk is full", ExitCode::kWriteFailed);
+  if (way == "runtime_error" && last) throw std::runtime_error("first line\nsecond line");
+  if (way == "torch_error" && last) TORCH_CHECK(false, "shapes differ");
+  if (way == "agree") {
+    agree(*runtime.world(), [&] {
+      if (last) throw Error("the file is torn", ExitCode::kInputDamaged);
+    });
+  }
+  if (way == "unwind") {  // communicators and shared memory go while the exception passes
+    const auto part = runtime.world()->split(0, runtime.rank());
+    const auto bytes = runtime.node_shared_bytes(100);
+    if (last) throw Error("in the middle");
+    part->barrier();
+  }
+  Watchdog watchdog(who, way == "off" ? 0 : kWatchdogS);
+  if (way == "slow" || way == "off") {
+    if (way == "slow") work_slowly(watchdog);
+    if (way == "off") std::this_thread::sleep_for(std::chrono::duration<double>(2 * kWatchdogS));
+    return 0;
+  }
+  if (way == "stuck") {
+    watchdog.beat("forward", 17);
+    if (last) stay();
+  }
+  if (way == "early" && last) return 0;  // leaves its peers in a collective
+  runtime.world()->barrier();
+  stay();
+}
+
+}  // namespace
+}  // namespace syncbn
+
+int main(int argc, char** argv) {
+  const std::string way = argc == 2 ? argv[1] : "";
+  return syncbn::guarded_main(
+      argc, argv, [&](syncbn::Runtime& runtime) { return syncbn::probe(runtime, way); });
+}

@@ -1,0 +1,370 @@
+// syncbn::SyncBatchNorm on the shares of a batch against torch::nn::BatchNorm on the whole batch,
+// each through autograd.
+#include "nn/sync_batch_norm.hpp"
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <functional>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "base/range.hpp"
+#include "support/close.hpp"
+#include "support/mpi_main.hpp"
+
+namespace syncbn {
+namespace {
+
+using torch::nn::BatchNormOptions;
+
+constexpr int64_t kFeatures = 5, kSamples = 23;
+constexpr double kDouble = 1e-12;
+// Statistics and elements are computed in float64 and rounded once; the gradients of γ and β are
+// rounded once per rank and running statistics once per step: a few units of 2^-24.
+constexpr double kFloat = 1e-6;
+
+CommPtr world() {
+  return test_runtime().world();
+}
+
+/// How a batch of n samples is cut among the ranks.
+struct Cut {
+  const char* name;
+  std::function<Range(int64_t n, int rank, int ranks)> share;
+};
+
+const std::vector<Cut>& cuts() {
+  static const std::vector<Cut> all = {
+      {"even", share_of},
+      {"uneven",  // in proportion to 1 : 2 : 3 : …
+       [](int64_t n, int rank, int ranks) {
+         const auto border = [&](int64_t r) { return n * r * (r + 1) / (ranks * (ranks + 1)); };
+         return Range{border(rank), border(rank + 1)};
+       }},
+      {"rank 0 empty",
+       [](int64_t n, int rank, int ranks) {
+         if (ranks == 1) return Range{0, n};
+         return rank == 0 ? Range{0, 0} : share_of(n, rank - 1, ranks - 1);
+       }},
+      {"last rank alone",
+       [](int64_t n, int rank, int ranks) {
+         return rank + 1 == ranks ? Range{0, n} : Range{0, 0};
+       }},
+  };
+  return all;
+}
+
+at::Tensor own_rows(const at::Tensor& whole, const Cut& cut = cuts()[0]) {
+  const Range rows = cut.share(whole.size(0), world()->rank(), world()->size());
+  return whole.narrow(0, rows.begin, rows.size());
+}
+
+/// Random numbers that are the same on all ranks.
+at::Tensor same_everywhere(int seed, at::IntArrayRef sizes, double mean = 0) {
+  torch::manual_seed(static_cast<uint64_t>(seed));
+  return torch::randn(sizes, torch::kDouble).to(torch::kFloat).to(torch::kDouble) + mean;
+}
+
+at::Tensor sum_over_ranks(at::Tensor t) {
+  t = t.clone();
+  world()->all_reduce(t);
+  return t;
+}
+
+/// What one forward and backward gives.
+struct Pass {
+  at::Tensor y, dx;
+};
+
+template <class Norm>
+Pass run(Norm& norm, const at::Tensor& x, const at::Tensor& dy) {
+  const at::Tensor leaf = x.detach().clone().requires_grad_();
+  norm->zero_grad();
+  const at::Tensor y = norm->forward(leaf);
+  y.backward(dy);
+  return {y, leaf.grad()};
+}
+
+template <class Norm>
+void set_parameters(Norm& norm, const at::Tensor& weight, const at::Tensor& bias) {
+  if (!norm->weight.defined()) return;
+  const torch::NoGradGuard no_gradient;
+  norm->weight.copy_(weight);
+  norm->bias.copy_(bias);
+}
+
+template <class Reference>
+void expect_equal_state(SyncBatchNorm& norm, Reference& reference, double tolerance) {
+  if (norm->weight.defined()) {
+    expect_close(sum_over_ranks(norm->weight.grad()), reference->weight.grad(), tolerance, "dγ");
+    expect_close(sum_over_ranks(norm->bias.grad()), reference->bias.grad(), tolerance, "dβ");
+  }
+  EXPECT_EQ(norm->running_mean.defined(), reference->running_mean.defined());
+  if (!reference->running_mean.defined()) return;
+  expect_close(norm->running_mean, reference->running_mean, tolerance, "running_mean");
+  expect_close(norm->running_var, reference->running_var, tolerance, "running_var");
+  EXPECT_EQ(norm->num_batches_tracked.template item<int64_t>(),
+            reference->num_batches_tracked.template item<int64_t>());
+}
+
+/// Three steps of training and one of evaluation on inputs of this shape, by BatchNorm1d or 2d in
+/// float64 on the whole batch and by SyncBatchNorm in `dtype` on its shares.
+template <class Reference>
+void compare(const BatchNormOptions& options, const std::vector<int64_t>& sizes, const Cut& cut,
+             torch::Dtype dtype, double tolerance) {
+  SCOPED_TRACE(testing::Message() << cut.name << " " << testing::PrintToString(sizes));
+  SyncBatchNorm norm(options, world());
+  Reference reference(options);
+  norm->to(dtype);
+  reference->to(torch::kDouble);
+  for (int step = 0; step < 4; ++step) {
+    const at::Tensor x = same_everywhere(4 * step, sizes, /*mean=*/3);
+    const at::Tensor dy = same_everywhere(4 * step + 1, sizes);
+    const at::Tensor gamma = same_everywhere(4 * step + 2, {sizes[1]}, 1);
+    const at::Tensor beta = same_everywhere(4 * step + 3, {sizes[1]});
+    set_parameters(norm, gamma, beta);
+    if (norm->weight.defined()) set_parameters(reference, norm->weight, norm->bias);
+    norm->train(step < 3);
+    reference->train(step < 3);
+    const Pass expected = run(reference, x, dy);
+    const Pass actual = run(norm, own_rows(x, cut).to(dtype), own_rows(dy, cut).to(dtype));
+    EXPECT_EQ(actual.y.scalar_type(), dtype);
+    expect_close(actual.y, own_rows(expected.y, cut), tolerance, "y");
+    expect_close(actual.dx, own_rows(expected.dx, cut), tolerance, "dx");
+    expect_equal_state(norm, reference, tolerance);
+  }
+}
+
+void compare_all_cuts(const BatchNormOptions& options, torch::Dtype dtype, double tolerance) {
+  for (const Cut& cut : cuts()) {
+    compare<torch::nn::BatchNorm1d>(options, {kSamples, kFeatures}, cut, dtype, tolerance);
+    compare<torch::nn::BatchNorm1d>(options, {kSamples, kFeatures, 3}, cut, dtype, tolerance);
+    compare<torch::nn::BatchNorm2d>(options, {kSamples, kFeatures, 3, 2}, cut, dtype, tolerance);
+  }
+}
+
+TEST(SyncBatchNorm, EqualsBatchNormOnTheWholeBatch) {
+  compare_all_cuts(BatchNormOptions(kFeatures), torch::kDouble, kDouble);
+}
+
+TEST(SyncBatchNorm, EqualsBatchNormInFloat32) {
+  compare_all_cuts(BatchNormOptions(kFeatures), torch::kFloat, kFloat);
+}
+
+TEST(SyncBatchNorm, HonoursEveryOption) {
+  compare_all_cuts(BatchNormOptions(kFeatures).affine(false), torch::kDouble, kDouble);
+  compare_all_cuts(BatchNormOptions(kFeatures).track_running_stats(false), torch::kDouble, kDouble);
+  compare_all_cuts(BatchNormOptions(kFeatures).momentum(std::nullopt), torch::kDouble, kDouble);
+  compare_all_cuts(BatchNormOptions(kFeatures).momentum(0.37).eps(0.5), torch::kDouble, kDouble);
+}
+
+TEST(SyncBatchNorm, MoreColumnsThanOneBlock) {
+  compare<torch::nn::BatchNorm1d>(BatchNormOptions(131), {kSamples, 131}, cuts()[1], torch::kDouble,
+                                  kDouble);
+}
+
+// What the equalities above are worth: batch norm of the own rows alone is far off.
+TEST(SyncBatchNorm, DiffersFromBatchNormOfTheShare) {
+  const at::Tensor x = same_everywhere(1, {kSamples, kFeatures});
+  torch::nn::BatchNorm1d local(kFeatures), reference(kFeatures);
+  local->to(torch::kDouble);
+  reference->to(torch::kDouble);
+  const double error = relative_error(local->forward(own_rows(x)), own_rows(reference->forward(x)));
+  if (world()->size() == 1) {
+    EXPECT_EQ(error, 0);
+  } else {
+    EXPECT_GT(error, 1e-3);
+  }
+}
+
+TEST(SyncBatchNorm, EvaluationNeedsNoOtherRank) {
+  SyncBatchNorm norm(BatchNormOptions(kFeatures), world());
+  norm->to(torch::kDouble);
+  norm->forward(own_rows(same_everywhere(1, {kSamples, kFeatures}, 2)));
+  norm->eval();
+  if (world()->rank() ==
+      world()->size() - 1) {  // a hang or a mixed-up collective if it communicated
+    const at::Tensor x = same_everywhere(2, {1, kFeatures});
+    const Pass pass = run(norm, x, torch::ones_like(x));
+    const at::Tensor scale = 1 / (norm->running_var + 1e-5).sqrt();
+    expect_close(pass.y, (x - norm->running_mean) * scale, kDouble, "y");
+    expect_close(pass.dx, scale.unsqueeze(0), kDouble, "dx");
+    EXPECT_EQ(norm->forward(x.narrow(0, 0, 0)).sizes(), at::IntArrayRef({0, kFeatures}));
+  }
+  EXPECT_EQ(norm->num_batches_tracked.item<int64_t>(), 1);
+  world()->barrier();
+}
+
+TEST(SyncBatchNorm, TwoForwardsBeforeTwoBackwards) {
+  const BatchNormOptions options(kFeatures);
+  SyncBatchNorm norm(options, world());
+  torch::nn::BatchNorm1d reference(options);
+  norm->to(torch::kDouble);
+  reference->to(torch::kDouble);
+  std::vector<at::Tensor> x, x_own, y, y_own;
+  for (int i = 0; i < 2; ++i) {
+    x.push_back(same_everywhere(10 + i, {kSamples + 4 * i, kFeatures}, i).requires_grad_());
+    x_own.push_back(own_rows(x.back()).detach().clone().requires_grad_());
+    y.push_back(reference->forward(x.back()));
+    y_own.push_back(norm->forward(x_own.back()));
+  }
+  for (size_t i : {0, 1}) {
+    const at::Tensor dy = same_everywhere(20, y[i].sizes());
+    y[i].backward(dy);
+    y_own[i].backward(own_rows(dy));
+    expect_close(x_own[i].grad(), own_rows(x[i].grad()), kDouble, "dx");
+  }
+  expect_equal_state(norm, reference, kDouble);
+}
+
+TEST(SyncBatchNorm, OneOutputUsedTwice) {
+  const at::Tensor x = same_everywhere(1, {kSamples, kFeatures});
+  SyncBatchNorm norm(BatchNormOptions(kFeatures), world());
+  torch::nn::BatchNorm1d reference(kFeatures);
+  norm->to(torch::kDouble);
+  reference->to(torch::kDouble);
+  const at::Tensor whole = x.clone().requires_grad_();
+  const at::Tensor own = own_rows(x).clone().requires_grad_();
+  const at::Tensor y = reference->forward(whole), y_own = norm->forward(own);
+  (y * y.exp()).sum().backward();
+  (y_own * y_own.exp()).sum().backward();
+  expect_close(own.grad(), own_rows(whole.grad()), kDouble, "dx");
+}
+
+TEST(SyncBatchNorm, NonContiguousInputAndGradient) {
+  const BatchNormOptions options(kFeatures);
+  for (const bool image : {false, true}) {
+    const std::vector<int64_t> sizes = image ? std::vector<int64_t>{kFeatures, 3, kSamples}
+                                             : std::vector<int64_t>{kFeatures, kSamples};
+    const at::Tensor x = same_everywhere(1, sizes, 2).movedim(-1, 0);  // (n, C) or (n, C, 3)
+    const at::Tensor dy = same_everywhere(2, sizes).movedim(-1, 0);
+    EXPECT_FALSE(x.is_contiguous());
+    SyncBatchNorm norm(options, world());
+    torch::nn::BatchNorm1d reference(options);
+    norm->to(torch::kDouble);
+    reference->to(torch::kDouble);
+    const Pass expected = run(reference, x, dy);
+    const at::Tensor leaf = own_rows(x).detach().requires_grad_();
+    const at::Tensor y = norm->forward(leaf);
+    y.backward(own_rows(dy));
+    expect_close(y, own_rows(expected.y), kDouble, "y");
+    expect_close(leaf.grad(), own_rows(expected.dx), kDouble, "dx");
+    expect_equal_state(norm, reference, kDouble);
+  }
+}
+
+TEST(SyncBatchNorm, FewerThanTwoSamplesThrowOnEveryRank) {
+  for (const int64_t samples : {0, 1}) {
+    SyncBatchNorm norm(BatchNormOptions(kFeatures), world());
+    const bool last = world()->rank() + 1 == world()->size();
+    const at::Tensor x = torch::ones({last ? samples : 0, kFeatures});
+    EXPECT_THROW(norm->forward(x), Error) << samples;
+    EXPECT_EQ(norm->num_batches_tracked.item<int64_t>(), 0);
+    expect_same_bits(norm->running_var, torch::ones({kFeatures}), "running_var");
+  }
+}
+
+TEST(SyncBatchNorm, RefusesAnInputOfAnotherShape) {
+  SyncBatchNorm norm(BatchNormOptions(kFeatures), world());
+  EXPECT_THROW(norm->forward(torch::ones({4, kFeatures + 1})), Error);
+  EXPECT_THROW(norm->forward(torch::ones({kFeatures})), Error);
+}
+
+template <class From, class To>
+void exchange_state(From& from, To& to) {
+  std::stringstream archive;
+  torch::save(from, archive);
+  torch::load(to, archive);
+}
+
+TEST(SyncBatchNorm, StateDictsAreInterchangeable) {
+  const at::Tensor x = same_everywhere(1, {kSamples, kFeatures}, 4);
+  torch::nn::BatchNorm1d first(kFeatures), last(kFeatures);
+  first->to(torch::kDouble);
+  set_parameters(first, same_everywhere(2, {kFeatures}), same_everywhere(3, {kFeatures}));
+  first->forward(x);
+  SyncBatchNorm norm(BatchNormOptions(kFeatures), world());
+  norm->to(torch::kDouble);
+  last->to(torch::kDouble);
+  exchange_state(first, norm);
+  exchange_state(norm, last);
+  for (const auto& entry : first->named_parameters()) {
+    expect_same_bits(norm->named_parameters()[entry.key()], entry.value(), entry.key());
+    expect_same_bits(last->named_parameters()[entry.key()], entry.value(), entry.key());
+  }
+  for (const auto& entry : first->named_buffers()) {
+    expect_same_bits(norm->named_buffers()[entry.key()], entry.value(), entry.key());
+    expect_same_bits(last->named_buffers()[entry.key()], entry.value(), entry.key());
+  }
+  EXPECT_EQ(norm->named_buffers().size(), first->named_buffers().size());
+  first->eval();
+  norm->eval();
+  expect_close(norm->forward(x), first->forward(x), kDouble, "y");
+}
+
+TEST(SyncBatchNorm, CloneHasTensorsOfItsOwn) {
+  const at::Tensor x = own_rows(same_everywhere(1, {kSamples, kFeatures}, 4));
+  SyncBatchNorm norm(BatchNormOptions(kFeatures), world());
+  norm->to(torch::kDouble);
+  norm->forward(x);
+  const at::Tensor mean = norm->running_mean.clone();
+  SyncBatchNorm copy(std::dynamic_pointer_cast<SyncBatchNormImpl>(norm->clone()));
+  expect_same_bits(copy->running_mean, mean, "the copy's running_mean");
+  copy->forward(x + 1);
+  EXPECT_EQ(copy->num_batches_tracked.item<int64_t>(), 2);
+  EXPECT_EQ(norm->num_batches_tracked.item<int64_t>(), 1);
+  expect_same_bits(norm->running_mean, mean, "the original's running_mean");
+}
+
+/// Two norm layers in a user's own model, with Norm(features) as its norm.
+template <class MakeNorm>
+torch::nn::Sequential make_model(MakeNorm&& norm) {
+  torch::manual_seed(11);
+  torch::nn::Sequential model(torch::nn::Linear(4, 7), norm(7), torch::nn::ReLU(),
+                              torch::nn::Linear(7, 6), norm(6), torch::nn::Tanh(),
+                              torch::nn::Linear(6, 3));
+  model->to(torch::kDouble);
+  return model;
+}
+
+TEST(SyncBatchNorm, TrainsInsideASequential) {
+  constexpr int kSteps = 10;
+  auto model = make_model([](int64_t c) { return SyncBatchNorm(BatchNormOptions(c), world()); });
+  auto whole = make_model([](int64_t c) { return torch::nn::BatchNorm1d(c); });
+  torch::optim::SGD optimizer(model->parameters(), 0.5), reference(whole->parameters(), 0.5);
+  for (int step = 0; step < kSteps; ++step) {
+    const at::Tensor x = same_everywhere(100 + step, {kSamples, 4});
+    const at::Tensor target = x.narrow(1, 0, 3).argmax(1);
+    const auto loss_of = [&](torch::nn::Sequential& m, const at::Tensor& in,
+                             const at::Tensor& out) {
+      return torch::nn::functional::cross_entropy(
+                 m->forward(in), out,
+                 torch::nn::functional::CrossEntropyFuncOptions().reduction(torch::kSum)) /
+             double{kSamples};
+    };
+    optimizer.zero_grad();
+    reference.zero_grad();
+    const at::Tensor expected = loss_of(whole, x, target);
+    expected.backward();
+    reference.step();
+    const Cut& cut = cuts()[static_cast<size_t>(step) % cuts().size()];
+    const at::Tensor loss = loss_of(model, own_rows(x, cut), own_rows(target, cut));
+    loss.backward();
+    for (at::Tensor& parameter : model->parameters()) world()->all_reduce(parameter.mutable_grad());
+    optimizer.step();
+    expect_close(sum_over_ranks(loss.detach()), expected.detach(), 1e-11, "loss");
+  }
+  for (const auto& entry : whole->named_parameters()) {
+    expect_close(model->named_parameters()[entry.key()], entry.value(), 1e-10, entry.key());
+  }
+  for (const auto& entry : whole->named_buffers()) {
+    expect_close(model->named_buffers()[entry.key()], entry.value(), 1e-10, entry.key());
+  }
+}
+
+}  // namespace
+}  // namespace syncbn

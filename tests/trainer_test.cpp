@@ -1,0 +1,219 @@
+// Training at R ranks against training at one rank, where each rank works alone on a communicator
+// of its own; and what a trainer refuses or stops at.
+#include "train/trainer.hpp"
+
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "support/close.hpp"
+#include "support/options_support.hpp"
+#include "support/training.hpp"
+#include "train/measurements.hpp"
+
+namespace syncbn {
+namespace {
+
+constexpr double kRounding = 1e-10;  // of a short trajectory in float64
+
+struct Case {
+  const char* name;
+  Settings settings;
+};
+
+void PrintTo(const Case& c, std::ostream* out) {
+  *out << c.name;
+}
+
+class EqualsOneRank : public testing::TestWithParam<Case> {};
+
+TEST_P(EqualsOneRank, ToRounding) {
+  const Job job = job_with(GetParam().settings);
+  Trainer together = job.trainer(), alone = job.alone();
+  const auto scores = train(together), expected = train(alone);
+  for (size_t i = 0; i < expected.size(); ++i) expect_equal(scores[i], expected[i], kRounding);
+  expect_equal(copy_of(together), copy_of(alone), kRounding);
+  together.replica().check_equal();
+  expect_equal(together.evaluate(job.data.validation), alone.evaluate(job.data.validation),
+               kRounding);
+}
+
+INSTANTIATE_TEST_SUITE_P(
+    Trainer, EqualsOneRank,
+    testing::Values(
+        Case{"None", {{"norm.kind", "none"}}},
+        Case{"LayerNorm", {{"norm.kind", "layer"}, {"model.activation", "tanh"}}},
+        Case{"SyncBatchNorm", {{"norm.batch", "global"}}},
+        Case{"GroupsAcrossRanks",
+             {{"train.batch", "24"}, {"norm.batch", "8"}, {"train.drop_last", "true"}}},
+        Case{"PostAndOutput", {{"norm.position", "post"}, {"norm.output", "true"}}},
+        Case{"AdamClipped",
+             {{"train.optimizer", "adam"}, {"train.lr", "0.01"}, {"train.clip", "0.5"}}},
+        Case{"Dropout", {{"model.dropout", "0.4"}}},
+        Case{"DropoutWithoutNorm", {{"model.dropout", "0.4"}, {"norm.kind", "none"}}},
+        Case{"EmptyShares", {{"train.batch", "2"}, {"data.limit", "12"}, {"norm.eval", "batch"}}},
+        Case{"OneSamplePerStep",
+             {{"train.batch", "1"}, {"data.limit", "5"}, {"norm.kind", "none"}}}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+TEST(Trainer, RerunsAreBitEqual) {
+  const Job job = job_with({{"model.dropout", "0.3"}, {"norm.batch", "8"}});
+  Trainer first = job.trainer(), second = job.trainer();
+  const auto once = train(first), again = train(second);
+  for (size_t i = 0; i < once.size(); ++i) {
+    EXPECT_EQ(once[i].loss_sum, again[i].loss_sum);
+    EXPECT_EQ(once[i].correct, again[i].correct);
+  }
+  const State a = copy_of(first), b = copy_of(second);
+  for (size_t i = 0; i < a.size(); ++i) expect_same_bits(a[i].second, b[i].second, a[i].first);
+}
+
+TEST(Trainer, WhatMattersChangesTheResult) {
+  const Job job = job_with();
+  Trainer reference = job.trainer();
+  train(reference);
+  const State expected = copy_of(reference);
+  for (const Settings& settings : {Settings{{"run.seed", "2"}}, Settings{{"norm.batch", "16"}},
+                                   Settings{{"model.dropout", "0.1"}}}) {
+    const Job other = job_with(settings);
+    Trainer trainer = other.trainer();
+    train(trainer);
+    EXPECT_GT(largest_difference(copy_of(trainer), expected), 1e-3)
+        << testing::PrintToString(settings);
+  }
+}
+
+TEST(Trainer, CountsStepsAndSamples) {
+  const Job kept = job_with();
+  const Job dropped = job_with({{"train.drop_last", "true"}});
+  const Job limited = job_with({{"train.max_steps", "13"}});
+  const Job none = job_with({{"train.max_steps", "0"}});
+  Trainer trainer = kept.trainer();
+  EXPECT_EQ(trainer.steps_per_epoch(), 10);
+  EXPECT_EQ(trainer.steps_in_all(), 20);
+  EXPECT_EQ(trainer.train_epoch(0).samples, 301);
+  EXPECT_EQ(trainer.step(), 10);
+
+  Trainer without_last = dropped.trainer();
+  EXPECT_EQ(without_last.steps_per_epoch(), 9);
+  EXPECT_EQ(without_last.train_epoch(0).samples, 288);
+
+  Trainer stopped = limited.trainer();
+  EXPECT_EQ(stopped.steps_in_all(), 13);
+  EXPECT_EQ(stopped.train_epoch(0).samples, 301);
+  EXPECT_EQ(stopped.train_epoch(1).samples, 3 * 32);
+  EXPECT_EQ(stopped.step(), 13);
+
+  Trainer untrained = none.trainer();
+  EXPECT_EQ(untrained.steps_in_all(), 0);
+  EXPECT_EQ(untrained.evaluate(none.data.validation).samples, none.data.validation.size());
+}
+
+TEST(Trainer, TellsItsProgressAndItsTimes) {
+  const Job job = job_with();
+  std::vector<int64_t> training;
+  int evaluations = 0;
+  Trainer trainer(world(), job.options, job.data, at::kCPU, [&](const char* phase, int64_t step) {
+    if (phase == std::string("training")) training.push_back(step);
+    if (phase == std::string("evaluation")) ++evaluations;
+  });
+  const Score trained = trainer.train_epoch(0);
+  EXPECT_EQ(training, (std::vector<int64_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}));
+  EXPECT_EQ(evaluations, 0);
+  const Score validated = trainer.evaluate(job.data.validation);
+  EXPECT_GE(evaluations, 1);
+
+  MetricsRow before;
+  before.epoch = 4;
+  before.samples = 1000;
+  const MetricsRow row = measure(before, trainer, trained, validated, 2.0, *world(), at::kCPU);
+  EXPECT_EQ(row.epoch, 5);
+  EXPECT_EQ(row.step, 10);
+  EXPECT_EQ(row.samples, 1301);
+  EXPECT_DOUBLE_EQ(row.samples_per_s, 301 / 2.0);
+  EXPECT_DOUBLE_EQ(row.val_accuracy + row.val_error, 1);
+  EXPECT_DOUBLE_EQ(row.lr, 0.1);
+  for (const double seconds : {row.data_s, row.forward_s, row.backward_s, row.norm_comm_s,
+                               row.gradient_comm_s, row.optimizer_s}) {
+    EXPECT_GT(seconds, 0);
+    EXPECT_LT(seconds, 30);
+  }
+  EXPECT_EQ(row.rank_peak_memory_bytes.size(), static_cast<size_t>(world()->size()));
+  EXPECT_GT(row.peak_memory_bytes, int64_t{1} << 20);
+  EXPECT_EQ(trainer.take_times().forward, 0) << "measure did not take the times";
+}
+
+TEST(Trainer, AFlippedBitIsFound) {
+  const Job job = job_with();
+  for (const char* victim : {"0.weight", "3.bias", "4.running_var", "1.num_batches_tracked"}) {
+    Trainer trainer = job.trainer();
+    train(trainer, 1);
+    trainer.replica().check_equal();
+    for (auto& [name, value] : trainer.replica().state_dict()) {
+      if (name == victim && on_last_rank()) *static_cast<char*>(value.mutable_data_ptr()) ^= 1;
+    }
+    if (world()->size() == 1) continue;
+    expect_error([&] { trainer.replica().check_equal(); }, ExitCode::kInvariant,
+                 {concat(victim, " "), concat("rank ", world()->size() - 1, " differs")});
+  }
+}
+
+TEST(Trainer, NotANumberOnOneRankStopsAllInThatStep) {
+  for (const char* kind : {"batch", "layer", "none"}) {
+    SCOPED_TRACE(kind);
+    const Job job = job_with({{"norm.kind", kind}});
+    Trainer trainer = job.trainer();
+    train(trainer, 1);
+    if (on_last_rank()) {
+      trainer.replica().parameters().data_ptr<double>()[3] =
+          std::numeric_limits<double>::quiet_NaN();
+    }
+    expect_error([&] { trainer.train_epoch(1); }, ExitCode::kInvariant,
+                 {"nan at step 11", "train.lr"});
+    EXPECT_EQ(trainer.step(), 11);
+  }
+}
+
+TEST(Trainer, DivergenceStopsAllRanks) {
+  const Job job = job_with({{"norm.kind", "none"}, {"train.lr", "1e200"}});
+  Trainer trainer = job.trainer();
+  try {
+    trainer.train_epoch(0);
+    ADD_FAILURE() << "trained on at a rate of 1e200";
+  } catch (const UsageError& error) {
+    EXPECT_EQ(static_cast<int>(error.code()), static_cast<int>(ExitCode::kInvariant));
+  }
+  EXPECT_EQ(world()->max_on_host(trainer.step()), trainer.step());
+  EXPECT_EQ(world()->max_on_host(-trainer.step()), -trainer.step());
+}
+
+void expect_refused(const Settings& settings, const std::vector<std::string>& parts) {
+  SCOPED_TRACE(testing::PrintToString(settings));
+  const Job job = job_with(settings);
+  expect_error([&] { job.trainer(); }, ExitCode::kUsage, parts);
+}
+
+TEST(Trainer, RefusesABatchThatDoesNotSuitTheData) {
+  const std::string ranks = std::to_string(world()->size());
+  expect_refused({{"train.batch", "302"}}, {"train.batch = 302", "301"});
+  expect_refused({{"train.batch", "100"}},
+                 {"norm.batch = global", "one sample", "train.drop_last"});
+  expect_refused({{"norm.batch", "4"}}, {"norm.batch = 4", "one sample", "train.drop_last"});
+  expect_refused({{"norm.batch", "local"}, {"train.batch", ranks}}, {"norm.batch = local"});
+  const Job dropped = job_with({{"train.batch", "100"}, {"train.drop_last", "true"}});
+  EXPECT_EQ(dropped.trainer().steps_per_epoch(), 3);
+  const Job without = job_with({{"train.batch", "100"}, {"norm.kind", "none"}});
+  EXPECT_EQ(without.trainer().steps_per_epoch(), 4);
+}
+
+TEST(Trainer, ARefusedValueFromAFileHasTheFilesCode) {
+  Job job = job_with({{"train.batch", "302"}});
+  job.options.from_file["train.batch"] = "test.ini: line 3";
+  expect_error([&] { job.trainer(); }, ExitCode::kConfig, {"train.batch"});
+}
+
+}  // namespace
+}  // namespace syncbn
