@@ -7,7 +7,7 @@ import os
 import pytest
 
 from support import idx
-from support.refusals import RANKS, Case, refuse_all
+from support.refusals import RANKS, Case, check_slowest, refuse_all
 
 IMAGES, LABELS, TEST_IMAGES, TEST_LABELS = idx.NAMES
 PIXELS = 40 * 6 * 5
@@ -116,3 +116,7 @@ def refusals(tmp_path_factory):
 @pytest.mark.parametrize("name", CASES)
 def test_refuses(refusals, name, ranks):
     refusals[name, ranks].check()
+
+
+def test_refuses_in_time(refusals):
+    check_slowest(refusals.values())

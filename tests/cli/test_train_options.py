@@ -6,7 +6,7 @@ import os
 import pytest
 
 from support import idx, trainer
-from support.refusals import RANKS, Case, refuse_all
+from support.refusals import RANKS, Case, check_slowest, refuse_all
 
 LINE, CONFIG, MISSING = 64, 78, 66
 
@@ -82,6 +82,10 @@ def refusals(tmp_path_factory):
 @pytest.mark.parametrize("name", CASES)
 def test_refuses(refusals, name, ranks):
     refusals[name, ranks].check()
+
+
+def test_refuses_in_time(refusals):
+    check_slowest(refusals.values())
 
 
 @pytest.mark.parametrize("first, second, says", [

@@ -27,8 +27,9 @@ class Case:
 @dataclasses.dataclass
 class Refusal:
     case: Case
+    ranks: int
+    words: list
     result: trainer.Result
-    seconds: float
     left: dict  # the files of the run's folder afterwards
 
     def check(self):
@@ -38,7 +39,6 @@ class Refusal:
         missing = [part for part in self.case.says if part not in sentence]
         assert not missing, f"{missing} not in: {sentence}"
         assert self.result.stdout == ""
-        assert self.seconds < LIMIT_S
         assert self.left == OLD
 
 
@@ -51,11 +51,15 @@ def refuse(case, ranks, folder):
         (out / name).write_text(text)
     words = [*case.words(scratch), "--overwrite", "--run.out", out]
     result = trainer.run(*words, ranks=ranks, timeout=60)
-    seconds = [result.seconds]
-    while max(seconds) >= LIMIT_S and len(seconds) < 3:  # a busy machine: the median of three
-        seconds.append(trainer.run(*words, ranks=ranks, timeout=60).seconds)
     left = {path.name: path.read_text() for path in out.iterdir()}
-    return Refusal(case, result, statistics.median(seconds), left)
+    return Refusal(case, ranks, words, result, left)
+
+
+def check_slowest(refusals):
+    """The refusal that took longest takes under 5 s on its own, teardown included: median of three."""
+    slowest = max(refusals, key=lambda refusal: refusal.result.seconds)
+    seconds = [trainer.run(*slowest.words, ranks=slowest.ranks).seconds for _ in range(3)]
+    assert statistics.median(seconds) < LIMIT_S, (slowest.words, seconds)
 
 
 def refuse_all(cases, folder):

@@ -80,9 +80,10 @@ def environment(**changes):
 
 def start(*words, ranks=None, timeout=120, prefix=(), **settings):
     """The running process; its stdout and stderr are pipes of text."""
-    return subprocess.Popen([*prefix, *command(*words, ranks=ranks, timeout=timeout)], cwd=ROOT,
+    return subprocess.Popen([*prefix, *command(*words, ranks=ranks, timeout=timeout)],
                             stdin=subprocess.DEVNULL, text=True, env=environment(),
-                            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **settings})
+                            **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": ROOT,
+                               **settings})
 
 
 def run(*words, timeout=120, **settings):
