@@ -113,8 +113,9 @@ def table(rows, times):
         medians = [1e6 * statistics.median(column) for column in zip(*blocks)]
         middle, low, high = ratio(blocks, times["none"])
         cells = [f"{us:,.0f}" for us in medians[1:]] or [""] * len(PARTS)
-        lines.append(f"| {DDP.get(name, name)} | {medians[0]:,.0f} µs | {middle:.3f} | {low:.3f}–{high:.3f} | "
-                     + " | ".join(cells) + " |")
+        cells = [DDP.get(name, name), f"{medians[0]:,.0f} µs", f"{middle:.3f}",
+                 f"{low:.3f}–{high:.3f}", *cells]
+        lines.append("| " + " | ".join(cells) + " |")
     lines.append("")
     for name, label in DDP.items():
         middle, low, high = ratio(times[name], times["global"])
@@ -142,10 +143,10 @@ def conditions(arguments, load):
         f"--rounds {arguments.rounds} --ranks {arguments.ranks}`",
         f"- {arguments.ranks} ranks of one thread, 784-128-64-10, Adam, float32; "
         f"{arguments.rounds} rounds, a block is {STEPS} steps ({DDP_STEPS} of DDP)",
-        "- both programs in one run, block after block in turn, one at work while the other sleeps; "
+        "- both programs in one run, block after block in turn, one works while the other sleeps; "
         "µs per step of rank 0, median over rounds; ratios within a round, median over rounds",
-        "- ours includes gathering the batch and scaling its pixels; DDP's batch lies ready; tuned: "
-        "no buffer broadcast, gradients as bucket views, fused Adam", ""]
+        "- ours includes gathering the batch and scaling its pixels; DDP's batch lies ready; "
+        "tuned: no buffer broadcast, gradients as bucket views, fused Adam", ""]
 
 
 def main():
