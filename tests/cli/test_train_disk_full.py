@@ -15,7 +15,7 @@ exit $code
 """
 
 
-@pytest.mark.parametrize("size, file", [("4k", "metadata.json"), ("256k", "model.safetensors")])
+@pytest.mark.parametrize("size, file", [("8k", "metadata.json"), ("256k", "model.safetensors")])
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_says_so_and_leaves_no_half_file(tmp_path, size, file, ranks):
     out = tmp_path / "run"

@@ -54,7 +54,7 @@ CASES = {
     "batch twice": line("--train.batch 64 --train.batch_per_rank 32", "train.batch_per_rank",
                         "train.batch"),
     "M = 1": line("--norm.batch 1", "norm.batch", "at least 2", "'1'"),
-    "M does not divide B": line("--norm.batch 48", "norm.batch", "128", "48", "64"),
+    "M does not divide B": line("--norm.batch 48", "norm.batch", "128", "48", "is 32"),
     "M above B": line("--norm.batch 256", "norm.batch", "128", "256"),
     "B above the data": data("--train.batch 64", "train.batch", "64", "40"),
     "limit above the data": data("--data.limit 64", "data.limit", "64", "40"),

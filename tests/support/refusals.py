@@ -10,7 +10,7 @@ from support import trainer
 
 LIMIT_S = 5
 RANKS = (1, 2)
-AT_A_TIME = 3
+AT_A_TIME = 6
 OLD = {"config.ini": "an older run's", "metrics.csv": "an older run's"}
 
 
