@@ -50,14 +50,18 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"GroupsAcrossRanks",
              {{"train.batch", "24"}, {"norm.batch", "8"}, {"train.drop_last", "true"}}},
         Case{"PostAndOutput", {{"norm.position", "post"}, {"norm.output", "true"}}},
+        // Post: a bias right before a norm has a gradient of rounding noise, which Adam magnifies.
         Case{"AdamClipped",
-             {{"train.optimizer", "adam"}, {"train.lr", "0.01"}, {"train.clip", "0.5"}}},
+             {{"train.optimizer", "adam"},
+              {"train.lr", "0.01"},
+              {"train.clip", "0.5"},
+              {"norm.position", "post"}}},
         Case{"Dropout", {{"model.dropout", "0.4"}}},
         Case{"DropoutWithoutNorm", {{"model.dropout", "0.4"}, {"norm.kind", "none"}}},
         Case{"EmptyShares", {{"train.batch", "2"}, {"data.limit", "12"}, {"norm.eval", "batch"}}},
         Case{"OneSamplePerStep",
              {{"train.batch", "1"}, {"data.limit", "5"}, {"norm.kind", "none"}}}),
-    [](const auto& info) { return std::string(info.param.name); });
+    [](const auto& given) { return std::string(given.param.name); });
 
 TEST(Trainer, RerunsAreBitEqual) {
   const Job job = job_with({{"model.dropout", "0.3"}, {"norm.batch", "8"}});
