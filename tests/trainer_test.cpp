@@ -124,7 +124,8 @@ TEST(Trainer, TellsItsProgressAndItsTimes) {
   const Job job = job_with();
   std::vector<int64_t> training;
   int evaluations = 0;
-  Trainer trainer(world(), job.options, *job.data, at::kCPU, [&](const char* phase, int64_t step) {
+  Trainer trainer(world(), job.options, *job.data, at::kCPU);
+  trainer.on_progress([&](const char* phase, int64_t step) {
     if (phase == std::string("training")) training.push_back(step);
     if (phase == std::string("evaluation")) ++evaluations;
   });
