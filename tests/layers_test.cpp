@@ -167,6 +167,23 @@ TEST(Dropout, MaskIsAFunctionOfTheSampleNotOfTheShare) {
   EXPECT_TRUE(torch::equal(other, x));
 }
 
+TEST(Dropout, EqualsAutogradUnderItsMask) {
+  const at::Tensor x = torch::randn({8, 13}, at::kDouble).set_requires_grad(true);
+  const at::Tensor upstream = torch::randn({8, 13}, at::kDouble);
+  StepContext context;
+  context.rows = {0, 8};
+  Dropout dropout(13, 0.4, 2, 1);
+  at::Tensor mask = torch::empty_like(upstream), y = torch::empty_like(upstream);
+  dropout.forward(torch::ones({8, 13}, at::kDouble), mask, context);
+  const at::Tensor expected = x * mask;
+  expected.backward(upstream);
+  dropout.forward(x.detach(), y, context);
+  at::Tensor dy = upstream.clone(), dx = torch::empty_like(dy);
+  dropout.backward(x.detach(), y, dy, dx, context);
+  EXPECT_TRUE(torch::equal(y, expected.detach()));
+  EXPECT_TRUE(torch::equal(dx, x.grad()));
+}
+
 TEST(Linear, InitsHaveTheirDeviations) {
   const int64_t in = 400, out = 300;
   const auto deviation = [&](const char* init) {

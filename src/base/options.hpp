@@ -184,6 +184,9 @@ int64_t global_batch(const TrainOptions& options, int ranks);
 /// M if norm.batch is a number; nothing for global and local (or what `validate` refuses).
 std::optional<int64_t> norm_batch_number(const NormOptions& options);
 
+/// The key that B comes from: train.batch or train.batch_per_rank.
+std::string batch_key(const TrainOptions& options);
+
 /// UsageError about `key`, with code 78 if its value came from the file, else 64.
 UsageError option_error(const Options& options, const std::string& key, const std::string& message);
 

@@ -36,7 +36,7 @@ po::options_description describe() {
                       "configuration file; what the command line sets wins over it")(
       "overwrite", "replace the results in an existing run.out")(
       "print-config", "print every option's value as a configuration file, and stop")(
-      "dry-run", "check the options and print the plan of the run, and stop")(
+      "dry-run", "load and check everything, print the plan of the run, and stop")(
       "help", "print this text, and stop")("version", "print the versions, and stop");
   all.add(flags);
 

@@ -15,6 +15,7 @@ constexpr int64_t kMaxSteps = int64_t{1} << 40;
 constexpr int64_t kMaxEpochs = int64_t{1} << 20;
 constexpr int64_t kMaxSeconds = int64_t{1} << 30;
 constexpr size_t kMaxLayers = 64;
+constexpr int64_t kLargestInput = 784, kMaxWeights = int64_t{1} << 30;
 
 // A value's check: throws the error that names the key, what is expected and what was found.
 class Checker {
@@ -81,6 +82,12 @@ void check_data(const Checker& check, const DataOptions& data) {
 void check_model(const Checker& check, const ModelOptions& model) {
   check.holds(check.sizes("model.hidden", model.hidden).size() <= kMaxLayers, "model.hidden",
               concat("at most ", kMaxLayers, " layers"));
+  int64_t weights = 0, inputs = kLargestInput;
+  for (const int64_t size : check.sizes("model.hidden", model.hidden)) {
+    weights += inputs * size;
+    inputs = size;
+  }
+  check.holds(weights <= kMaxWeights, "model.hidden", concat("at most ", kMaxWeights, " weights"));
   check.word("model.activation", model.activation, {"relu", "sigmoid", "tanh"});
   check.word("model.init", model.init, {"torch", "he", "glorot", "normal"});
   check.number("model.init_std", model.init_std, model.init_std > 0, "a number above 0");
@@ -171,19 +178,27 @@ void validate(const Options& options) {
   check_run(check, options.run);
 }
 
+std::string batch_key(const TrainOptions& options) {
+  return options.batch_per_rank > 0 ? "train.batch_per_rank" : "train.batch";
+}
+
 void validate_for_ranks(const Options& options, int ranks) {
   const Checker check(options);
   const int64_t batch = global_batch(options.train, ranks);
   const bool per_rank = options.train.batch_per_rank > 0;
-  const std::string batch_key = per_rank ? "train.batch_per_rank" : "train.batch";
+  const std::string key = batch_key(options.train);
   const std::string times = per_rank ? concat(" (times ", ranks, " ranks)") : "";
-  check.holds(batch >= 1 && batch <= kMaxBatch, batch_key,
-              concat("a global batch from 1 to ", kMaxBatch), times);
+  check.holds(batch >= 1 && batch <= kMaxBatch, key, concat("a global batch from 1 to ", kMaxBatch),
+              times);
+  const double ratio = static_cast<double>(batch) / static_cast<double>(options.train.lr_reference);
+  const double factor = options.train.lr_rule == "linear" ? ratio : 1;  // sqrt grows more slowly
+  check.number("train.lr", options.train.lr, std::isfinite(options.train.lr * factor),
+               concat("a rate that train.lr_rule = linear leaves finite at a batch of ", batch));
   if (options.norm.kind != "batch") return;
 
   const auto samples = norm_batch_number(options.norm);
   const int64_t smallest = options.norm.batch == "local" ? 2 * int64_t{ranks} : 2;
-  check.holds(batch >= smallest, batch_key,
+  check.holds(batch >= smallest, key,
               concat("a global batch of at least ", smallest, ", as norm.kind = batch needs 2 ",
                      "samples behind each mean and variance (norm.batch = ", options.norm.batch,
                      ", ", ranks, ranks == 1 ? " rank)" : " ranks)"),

@@ -24,6 +24,10 @@ Failure describe(const std::exception_ptr& error) {
   } catch (const c10::AcceleratorError& e) {
     return {ExitCode::kSystem, first_line(e.what_without_backtrace())};
   } catch (const c10::Error& e) {
+    const std::string text = e.what_without_backtrace();
+    if (text.find("can't allocate memory") != std::string::npos) {  // the CPU allocator's words
+      return {ExitCode::kSystem, "out of memory: " + first_line(text)};
+    }
     return {ExitCode::kInvariant, first_line(e.what_without_backtrace())};
   } catch (const std::bad_alloc&) {
     return {ExitCode::kSystem, "out of memory"};

@@ -221,10 +221,9 @@ Split share_split(Runtime& runtime, const Manifest& manifest, const Arrays& arra
 void apply_limit(const Options& options, Split& train) {
   const int64_t limit = options.data.limit;
   if (limit < 0 || limit > train.size()) {
-    throw option_error(
-        options, "data.limit",
-        concat("data.limit is ", limit, ", but the training set of ", options.data.name, " has ",
-               train.size(), " samples; expected 1 to ", train.size(), ", or 0 for all."));
+    throw option_error(options, "data.limit",
+                       concat("expected 1 to ", train.size(), " (the training samples of ",
+                              options.data.name, "), or 0 for all, found ", limit));
   }
   if (limit > 0) train.rows.resize(static_cast<size_t>(limit));
 }
@@ -236,17 +235,16 @@ Split take_fraction(const Options& options, Split& train) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), fraction);
   const bool number = error == std::errc() && end == text.data() + text.size();
   if (!number || !(fraction > 0 && fraction < 1)) {
-    throw option_error(
-        options, "data.validation",
-        concat("data.validation is '", text, "', expected test or a fraction between 0 and 1."));
+    throw option_error(options, "data.validation",
+                       concat("expected test or a fraction between 0 and 1, found '", text, "'"));
   }
   const int64_t n = train.size();
   const int64_t taken = std::llround(fraction * static_cast<double>(n));
   if (taken == 0 || taken == n) {
-    throw option_error(options, "data.validation",
-                       concat("data.validation is ", text, ", which leaves ", n - taken, " of ", n,
-                              " samples for training and ", taken,
-                              " for validation; expected at least one of each."));
+    throw option_error(
+        options, "data.validation",
+        concat("expected a fraction that leaves a sample for each, found ", text, ", which leaves ",
+               n - taken, " of ", n, " samples for training and ", taken, " for validation"));
   }
   const auto order =
       RandomStream(static_cast<uint64_t>(options.run.seed), Stream::kSplit, 0).permutation(n);

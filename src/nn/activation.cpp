@@ -100,7 +100,7 @@ void Dropout::make_mask(const at::Tensor& x, const StepContext& context) {
   } else {
     fill(host_mask_.mutable_data_ptr<double>());
   }
-  if (!x.is_cpu()) mask_.copy_(host_mask_);
+  if (!x.is_cpu()) mask_.narrow(0, 0, n).copy_(host_mask_.narrow(0, 0, n));
 }
 
 void Dropout::forward(const at::Tensor& x, at::Tensor& y, const StepContext& context) {

@@ -16,7 +16,8 @@ std::unique_ptr<Layer> make_fused_relu(int64_t features);
 
 /// Inverted dropout (Srivastava et al., 2014, section 10; scaled by 1/(1−p) in training, identity
 /// in evaluation). The mask of unit c of sample i of the global batch at step s is a pure function
-/// of (seed, layer, s, i, c): the same on any number of ranks.
+/// of (seed, layer, s, i, c): the same on any number of ranks. It is made on the CPU; its copy to a
+/// CUDA device is the one thing in a step that the host waits for.
 class Dropout : public Layer {
  public:
   /// `index` tells this layer's masks from the others'.
@@ -35,7 +36,7 @@ class Dropout : public Layer {
   int64_t features_;
   double probability_;
   uint64_t seed_, index_;
-  at::Tensor mask_;       // (capacity, features): 0 or 1/(1−p), x's dtype and device
+  at::Tensor mask_;       // (largest n so far, features): 0 or 1/(1−p), x's dtype and device
   at::Tensor host_mask_;  // the same on the CPU
 };
 

@@ -46,6 +46,13 @@ struct ParameterSpec {
   at::Tensor initial;  ///< CPU, float64: the same on every rank
 };
 
+/// Elements of the parameter.
+inline int64_t numel(const ParameterSpec& spec) {
+  int64_t count = 1;
+  for (const int64_t extent : spec.shape) count *= extent;
+  return count;
+}
+
 /// State that is saved but not trained, under its state_dict name.
 struct BufferSpec {
   std::string name;  ///< "running_mean", …

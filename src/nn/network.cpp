@@ -21,11 +21,7 @@ std::string with_commas(int64_t number) {
 
 int64_t trainable_parameters(const Layer& layer) {
   int64_t count = 0;
-  for (const auto& parameter : layer.parameters()) {
-    int64_t size = 1;
-    for (const int64_t extent : parameter.shape) size *= extent;
-    count += size;
-  }
+  for (const auto& parameter : layer.parameters()) count += numel(parameter);
   return count;
 }
 

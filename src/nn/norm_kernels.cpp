@@ -285,9 +285,18 @@ void weighted_sum(const at::Tensor& table, int64_t first, const std::vector<doub
                   at::Tensor& out) {
   const int64_t width = out.size(0);
   if (!out.is_cpu()) {
-    out.zero_();
-    for (size_t p = 0; p < weights.size(); ++p) {
-      out.add_(table[static_cast<int64_t>(p)].narrow(0, first, width), weights[p]);
+    const at::Tensor rows = table.narrow(1, first, width);
+    if (weights.empty()) {
+      out.zero_();
+    } else if (std::count(weights.begin(), weights.end(), weights[0]) ==
+               static_cast<int64_t>(weights.size())) {
+      out.copy_(rows.sum(0) * weights[0]);
+    } else {
+      at::Tensor sum = at::zeros({width}, table.options());
+      for (size_t p = 0; p < weights.size(); ++p) {
+        sum.add_(rows[static_cast<int64_t>(p)], weights[p]);
+      }
+      out.copy_(sum);
     }
     return;
   }

@@ -37,8 +37,8 @@ void normalise(const at::Tensor& x, const std::vector<Range>& rows, const at::Te
                const at::Tensor& gamma, const at::Tensor& beta, double eps, bool relu,
                at::Tensor& y);
 
-/// sums[p] ← Σ dy and Σ dy·x̂ over rows[p]. With `relu`, dy is first set to 0 where y is not
-/// positive, in place; y is not read otherwise.
+/// sums[p] ← Σ dy and Σ dy·x̂ over rows[p]. With `relu`, dy is first set to 0 where y ≤ 0
+/// (NaN passes), in place; y is not read otherwise.
 void backward_sums(const at::Tensor& x, const at::Tensor& y, at::Tensor& dy,
                    const std::vector<Range>& rows, const at::Tensor& stats, double eps, bool relu,
                    at::Tensor& sums);

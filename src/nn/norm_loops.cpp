@@ -57,7 +57,7 @@ SYNCBN_CLONES void mask(const T* y, Block block, T* dy) {
     const T* out = y + i * block.stride;
     T* gradient = dy + i * block.stride;
 #pragma omp simd
-    for (int64_t c = 0; c < block.columns; ++c) gradient[c] = out[c] > T(0) ? gradient[c] : T(0);
+    for (int64_t c = 0; c < block.columns; ++c) gradient[c] = out[c] <= T(0) ? T(0) : gradient[c];
   }
 }
 

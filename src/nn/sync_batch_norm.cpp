@@ -102,9 +102,10 @@ torch::Tensor SyncBatchNormImpl::forward(const torch::Tensor& x) {
   }
   const auto outputs = Normalise::apply(to_rows(x), gamma, beta, options.eps(), comm_);
   const at::Tensor& stats = outputs[1];
-  SYNCBN_CHECK(!stats.is_cpu() || stats.const_data_ptr<double>()[0] > 1,
-               "SyncBatchNorm in training expected two samples or more over all ranks, found ",
-               stats.const_data_ptr<double>()[0]);
+  SYNCBN_CHECK(
+      !stats.is_cpu() || stats.const_data_ptr<double>()[0] > 1,
+      "SyncBatchNorm by batch statistics expected two samples or more over all ranks, found ",
+      stats.const_data_ptr<double>()[0]);
   if (is_training() && running_mean.defined()) update_running(stats);
   return from_rows(outputs[0], x);
 }

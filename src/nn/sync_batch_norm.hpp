@@ -6,17 +6,17 @@
 //
 // In training the statistics are those of the samples of all ranks of the communicator: n may
 // differ by rank and be 0. Forward is then collective (one all_gather of 2C+1 numbers), and so is
-// its backward (one all_reduce of 2C): every rank calls both, in the same order. In evaluation
-// nothing is communicated. The input's gradient is that of the *sum* over ranks of the ranks'
-// losses; γ and β get this rank's part of their gradient, to be summed over ranks with all other
-// gradients.
+// its backward (one all_reduce of 2C): every rank calls both, in the same order. By running
+// statistics (evaluation) nothing is communicated. The input's gradient is that of the *sum* over
+// ranks of the ranks' losses; γ and β get this rank's part of their gradient, to be summed over
+// ranks with all other gradients.
 //
 // Normalises with the biased variance; running_var takes the unbiased one with the count of all
 // ranks. Parameters, buffers and options are those of torch::nn::BatchNorm1d (momentum nullopt:
 // cumulative average), so state dicts are interchangeable.
 //
-// Errors: fewer than two samples over all ranks in training throw Error on CPU, on every rank; on
-// CUDA, where looking would wait for the device, running_var becomes NaN.
+// Errors: fewer than two samples over all ranks throw Error on CPU where batch statistics are used,
+// on every rank; on CUDA, where looking would wait for the device, running_var becomes NaN.
 #pragma once
 
 #include <torch/nn/cloneable.h>

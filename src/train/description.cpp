@@ -32,6 +32,9 @@ std::string shares(const Setting& s) {
 
 std::string statistics(const Setting& s) {
   const NormOptions& norm = s.options.norm;
+  if (norm.kind == "batch" && s.trainer.network().batch_norms().empty()) {
+    return "none (the model has no norm layer)";
+  }
   if (norm.kind != "batch") return "none (norm.kind = " + norm.kind + ")";
   const int64_t batch = s.trainer.batch();
   if (norm.batch == "local") {
@@ -103,7 +106,6 @@ std::string describe(const Setting& s) {
   for (const auto& note : {s.placement.note, s.data.note}) {
     if (!note.empty()) out << "note: " << note << '\n';
   }
-  for (const auto& warning : s.threads.warnings) out << "warning: " << warning << '\n';
   return out.str();
 }
 

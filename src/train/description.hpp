@@ -22,7 +22,7 @@ struct Setting {
 };
 
 /// The tables printed before the first step: B, M, R and what follows from them, the learning rate
-/// after its rule, where it runs, and the layers. Notes and warnings come as lines of their own.
+/// after its rule, where it runs, and the layers. Notes come as lines of their own.
 std::string describe(const Setting& setting);
 
 /// metadata.json: status, versions, hosts, ranks, devices, threads, seed, data digests, B, M,

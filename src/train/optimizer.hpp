@@ -41,7 +41,8 @@ class Optimizer {
 ///   warm-up   base · (s + 1)/warmup_steps for step s < warmup_steps
 ///   constant  base
 ///   step      base · gamma^(milestones that the epoch has reached)
-///   cosine    base · (1 + cos(π s/S))/2, S = all steps (Loshchilov and Hutter, 2017, equation 5)
+///   cosine    base · (1 + cos(π s/S))/2, S = train.epochs × steps per epoch (Loshchilov and
+///   Hutter, 2017, equation 5)
 class LearningRate {
  public:
   LearningRate(const TrainOptions& options, int64_t batch, int64_t steps_per_epoch);

@@ -8,12 +8,6 @@
 namespace syncbn {
 namespace {
 
-int64_t numel(const ParameterSpec& spec) {
-  int64_t size = 1;
-  for (const int64_t extent : spec.shape) size *= extent;
-  return size;
-}
-
 size_t hash_bytes(const at::Tensor& t) {
   const at::Tensor host = t.cpu().contiguous();
   return std::hash<std::string_view>{}(

@@ -29,14 +29,15 @@ std::string progress(const Trainer& trainer, Clock::time_point start) {
                 " samples/s  ", format_duration(left), " left");
 }
 
-// One epoch; a run that diverges says so in its metadata before it ends.
-Score train_or_mark(Trainer& trainer, int64_t epoch, RunFolder& folder, const Setting& setting) {
-  try {
-    return trainer.train_epoch(epoch);
-  } catch (const UsageError&) {  // on every rank alike
-    folder.write_metadata(metadata_json(setting, "DIVERGED"));
-    throw;
-  }
+// Trains and evaluates one epoch. `before`: the row of the epoch before.
+MetricsRow run_epoch(Trainer& trainer, const MetricsRow& before, const Setting& setting) {
+  const auto start = Clock::now();
+  const Score trained = trainer.train_epoch(before.epoch);
+  const double seconds = seconds_since(start);
+  const Score validated = trainer.evaluate(setting.data.validation);
+  trainer.replica().check_equal();
+  return measure(before, trainer, trained, validated, seconds, *setting.runtime.world(),
+                 setting.placement.device);
 }
 
 }  // namespace
@@ -44,19 +45,19 @@ Score train_or_mark(Trainer& trainer, int64_t epoch, RunFolder& folder, const Se
 MetricsRow run_training(Runtime& runtime, const Options& options, const CommandLine& line,
                         const std::string& command) {
   // Where to compute, and on what.
+  Watchdog watchdog(concat("rank ", runtime.rank(), "/", runtime.size(), " ", runtime.host()),
+                    options.run.timeout);
   validate_for_ranks(options, runtime.size());
   const Placement placement = choose_placement(runtime, options.run.device, options.run.backend);
   const ThreadPlan threads = plan_threads(runtime, static_cast<int>(options.run.threads));
   const CommPtr comm = make_communicator(runtime, placement);
+  watchdog.beat("loading the data", 0);
   const Dataset data = load_dataset(runtime, options);
-
-  // The model, its copies, and what watches them.
-  Watchdog watchdog(concat("rank ", runtime.rank(), "/", runtime.size(), " ", runtime.host()),
-                    options.run.timeout);
-  ProgressLine progress_line;
+  watchdog.beat("making the model", 0);
   Trainer trainer(comm, options, data, placement.device);
   const Setting setting{options, runtime, placement, threads, data, trainer, command};
   log_info(describe(setting));
+  for (const std::string& warning : threads.warnings) log_warning(warning);
   if (line.dry_run) {
     log_info("dry run: all is checked, nothing was trained or written");
     return {};
@@ -70,27 +71,27 @@ MetricsRow run_training(Runtime& runtime, const Options& options, const CommandL
 
   // The epochs.
   const auto start = Clock::now();
+  ProgressLine progress_line;
   trainer.on_progress([&](const char* phase, int64_t step) {
     watchdog.beat(phase, step);
     if (progress_line.active()) progress_line.update(progress(trainer, start));
   });
   MetricsRow row;
-  for (int64_t epoch = 0; trainer.step() < trainer.steps_in_all(); ++epoch) {
-    const auto epoch_start = Clock::now();
-    const Score trained = train_or_mark(trainer, epoch, folder, setting);
-    const double epoch_seconds = seconds_since(epoch_start);
-    const Score validated = trainer.evaluate(data.validation);
-    trainer.replica().check_equal();
-    row = measure(row, trainer, trained, validated, epoch_seconds, *runtime.world(),
-                  placement.device);
-    row.seconds = seconds_since(start);
-    folder.append(row);
-    progress_line.clear();
-    log_info(console_row(row));
+  try {
+    while (trainer.step() < trainer.steps_in_all()) {
+      row = run_epoch(trainer, row, setting);
+      row.seconds = seconds_since(start);
+      folder.append(row);
+      progress_line.clear();
+      log_info(console_row(row));
+    }
+  } catch (const DivergedError&) {  // on every rank alike
+    folder.write_metadata(metadata_json(setting, "DIVERGED"));
+    throw;
   }
 
   // What is kept: the weights, with the statistics that the evaluations used.
-  if (options.norm.eval == "recomputed" && trainer.step() > 0) trainer.recompute_statistics();
+  if (trainer.evaluates_recomputed() && trainer.step() > 0) trainer.recompute_statistics();
   folder.write_model(to_safetensors(trainer.replica().state_dict(), {{"format", "pt"}}));
   folder.write_metadata(metadata_json(setting, "COMPLETE"));
   log_info("done     " + folder.path() + "/model.safetensors");

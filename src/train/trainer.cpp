@@ -53,9 +53,9 @@ int64_t capacity_for(const Options& options, int ranks) {
 int64_t checked_batch(const Options& options, const Dataset& data, int ranks) {
   const int64_t batch = global_batch(options.train, ranks), samples = data.train.size();
   if (batch > samples) {
-    throw option_error(options, "train.batch",
-                       concat("train.batch = ", batch, " is more than the ", samples,
-                              " training samples; choose a batch of at most ", samples));
+    throw option_error(options, batch_key(options.train),
+                       concat("expected a global batch of at most the ", samples,
+                              " training samples, found ", batch));
   }
   if (options.norm.kind != "batch") return batch;
   const int64_t size = group_size(options.norm.batch, batch);
@@ -119,7 +119,8 @@ Score Trainer::train_epoch(int64_t epoch) {
   for (int64_t k = 0; k < steps; ++k) {
     train_step(k);
     samples += sampler_.batch_size(k);
-    if (device_.is_cpu() || step_ % kCheckEvery == 0 || k + 1 == steps) check_finite();
+    if (device_.is_cpu() || step_ % kCheckEvery == 0 || k + 1 == steps)
+      check_finite(replica_.reduced_loss(), "training");
     if (on_progress_) on_progress_("training", step_);
   }
   return reduce(epoch_totals_, samples);
@@ -159,19 +160,16 @@ void Trainer::train_step(int64_t k) {
   ++step_;
 }
 
-void Trainer::check_finite() const {
-  const double loss = replica_.reduced_loss();
+void Trainer::check_finite(double loss, const char* which) const {
   if (std::isfinite(loss)) return;
-  throw UsageError(
-      concat("the training loss is ", loss, " at step ", step_,
-             ": the run has diverged; lower train.lr (now ", rate_.at(step_ - 1),
-             "), clip the gradient with train.clip, or warm up with train.warmup_steps"),
-      ExitCode::kInvariant);
+  throw DivergedError(concat("the ", which, " loss is ", loss, " at step ", step_,
+                             ": the run has diverged; lower train.lr (now ", rate_.at(step_ - 1),
+                             "), clip the gradient with train.clip, or warm up with "
+                             "train.warmup_steps"));
 }
 
 Score Trainer::evaluate(const Split& split) {
-  const bool recomputed = options_.norm.kind == "batch" && options_.norm.eval == "recomputed";
-  if (!recomputed) {
+  if (!evaluates_recomputed()) {
     return score(split, evaluates_by_batch(options_) ? Statistics::kBatch : Statistics::kRunning);
   }
   std::vector<at::Tensor> kept;
@@ -194,7 +192,9 @@ Score Trainer::score(const Split& split, Statistics statistics) {
   for (int64_t first = 0; first < split.size(); first += step) {
     forward_only(gather, first, std::min(step, split.size() - first), context, totals);
   }
-  return reduce(totals, split.size());
+  const Score result = reduce(totals, split.size());
+  check_finite(result.loss_sum, "evaluation");
+  return result;
 }
 
 void Trainer::forward_only(BatchGather& gather, int64_t first, int64_t batch, StepContext context,

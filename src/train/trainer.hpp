@@ -25,6 +25,12 @@ struct Score {
   double accuracy() const { return static_cast<double>(correct) / static_cast<double>(samples); }
 };
 
+/// The training or evaluation loss is not finite. Thrown by all ranks.
+class DivergedError : public UsageError {
+ public:
+  explicit DivergedError(const std::string& message) : UsageError(message, ExitCode::kInvariant) {}
+};
+
 class Trainer {
  public:
   /// Told after each step and each batch of an evaluation: what was done, and the steps so far.
@@ -50,7 +56,8 @@ class Trainer {
 
   /// Collective. Trains epoch `epoch` (0-based), or as much of it as train.max_steps leaves.
   /// Returns loss and accuracy of its samples as they were met, under the weights of their step.
-  /// Throws UsageError(kInvariant) on all ranks in the step whose loss is not finite.
+  /// Throws DivergedError on all ranks in the step whose loss is not finite (on CUDA, where looking
+  /// waits for the device, within 50 steps of it).
   Score train_epoch(int64_t epoch);
 
   /// The two halves of train_epoch: make the order of an epoch, then (collective) take one step on
@@ -59,8 +66,14 @@ class Trainer {
   void train_step(int64_t k);
 
   /// Collective. Loss and accuracy over a split, with the statistics of norm.eval. `recomputed`
-  /// statistics are pooled over the training set for this call and do not stay.
+  /// statistics are pooled over the training set for this call and do not stay. Throws
+  /// DivergedError if the loss is not finite.
   Score evaluate(const Split& split);
+
+  /// Whether `evaluate` recomputes the statistics first.
+  bool evaluates_recomputed() const {
+    return options_.norm.kind == "batch" && options_.norm.eval == "recomputed";
+  }
 
   /// Collective. Replaces the running statistics by exact ones: mean and variance, pooled by count,
   /// of what each norm layer receives over the whole training set in batches of B, each normalised
@@ -72,7 +85,7 @@ class Trainer {
   Score score(const Split& split, Statistics statistics);
   void forward_only(BatchGather& gather, int64_t first, int64_t batch, StepContext context,
                     at::Tensor& totals);
-  void check_finite() const;
+  void check_finite(double loss, const char* which) const;
 
   CommPtr comm_;
   Options options_;

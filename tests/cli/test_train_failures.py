@@ -66,7 +66,7 @@ def test_a_killed_rank_ends_the_job(tmp_path, number, code):
     assert not any(map(alive, job.ranks))
     lines = (tmp_path / "run" / "metrics.csv").read_text().splitlines()
     assert all(line.count(",") == lines[0].count(",") for line in lines)  # whole rows only
-    assert '"RUNNING"' in (tmp_path / "run" / "metadata.json").read_text()
+    assert '"DIVERGED"' in (tmp_path / "run" / "metadata.json").read_text()
     assert not (tmp_path / "run" / "model.safetensors").exists()
 
 
@@ -102,5 +102,5 @@ def test_a_diverged_run_stops_in_that_step(tmp_path, ranks):
     assert len(sentences) == 1 and result.sentences()[-1] == sentences[0]
     for part in ("training loss is", "at step", "diverged", "train.lr", "1e+30", "train.clip"):
         assert part in sentences[0]
-    assert '"RUNNING"' in (tmp_path / "run" / "metadata.json").read_text()
+    assert '"DIVERGED"' in (tmp_path / "run" / "metadata.json").read_text()
     assert not (tmp_path / "run" / "model.safetensors").exists()
