@@ -37,6 +37,6 @@ def assert_same_float64(state, other):
         assert float((state[name] - other[name]).abs().max()) < FLOAT64, name
 
 
-def assert_same_losses(run, outcome, bound):
-    for name in ("train_loss", "val_loss", "lr"):
-        assert apart(run.column(name), getattr(outcome, name)) < bound, name
+def assert_same_losses(run, outcome, bound, val_bound=None):
+    for name, limit in [("train_loss", bound), ("val_loss", val_bound or bound), ("lr", bound)]:
+        assert apart(run.column(name), getattr(outcome, name)) < limit, name
