@@ -7,8 +7,8 @@ from compare import assert_same_float64
 
 from support import trainer
 
-# The float32 trajectories of different numbers of ranks part by rounding. Largest difference of their
-# test accuracies over seeds 1 to 4: 0.0001, one image in 10,000.
+# The float32 trajectories of different numbers of ranks part by rounding. Largest difference of
+# their test accuracies over seeds 1 to 4: 0.0001, one image in 10,000.
 SAME_ACCURACY = 0.001
 
 
