@@ -84,7 +84,7 @@ TEST(Evaluation, RunningStatisticsCountEachSampleOnce) {
   Trainer trainer = job.trainer();
   train(trainer, 1);
   Recount recount(trainer);
-  for (const Split* split : {&job.data.train, &job.data.validation}) {
+  for (const Split* split : {&job.data->train, &job.data->validation}) {
     const Score expected = score_of(recount.logits(inputs_of(*split), false), *split);
     expect_equal(trainer.evaluate(*split), expected, 1e-12);
     EXPECT_GT(expected.accuracy(), 0.3);  // trained: neither all wrong nor all alike
@@ -100,12 +100,12 @@ TEST(Evaluation, BatchStatisticsAreThoseOfWholeBatches) {
     const State before = copy_of(trainer);
     Recount recount(trainer);
     std::vector<at::Tensor> logits;
-    for (const at::Tensor& batch : inputs_of(job.data.validation).split(32)) {
+    for (const at::Tensor& batch : inputs_of(job.data->validation).split(32)) {
       for (const at::Tensor& rows : batch.split(group))
         logits.push_back(recount.logits(rows, true));
     }
-    expect_equal(trainer.evaluate(job.data.validation),
-                 score_of(at::cat(logits), job.data.validation), 1e-12);
+    expect_equal(trainer.evaluate(job.data->validation),
+                 score_of(at::cat(logits), job.data->validation), 1e-12);
     EXPECT_EQ(largest_difference(copy_of(trainer), before), 0);
   }
 }
@@ -122,14 +122,14 @@ TEST(Evaluation, RecomputedStatisticsAreThoseOfTheTrainingSet) {
       const State before = copy_of(trainer);
       Recount recount(trainer);
       const double by_running =
-          score_of(recount.logits(inputs_of(job.data.validation), false), job.data.validation)
+          score_of(recount.logits(inputs_of(job.data->validation), false), job.data->validation)
               .loss_sum;
-      recount.recompute(inputs_of(job.data.train), 32, group, unbiased);
+      recount.recompute(inputs_of(job.data->train), 32, group, unbiased);
       const Score expected =
-          score_of(recount.logits(inputs_of(job.data.validation), false), job.data.validation);
+          score_of(recount.logits(inputs_of(job.data->validation), false), job.data->validation);
       EXPECT_GT(std::abs(by_running / expected.loss_sum - 1), 1e-3) << "no difference to find";
 
-      expect_equal(trainer.evaluate(job.data.validation), expected, 1e-11);
+      expect_equal(trainer.evaluate(job.data->validation), expected, 1e-11);
       EXPECT_EQ(largest_difference(copy_of(trainer), before), 0)
           << "the running statistics did not come back";
       trainer.recompute_statistics();
@@ -147,7 +147,7 @@ TEST(Evaluation, RecomputedStatisticsAreThoseOfTheTrainingSet) {
 TEST(Evaluation, RefusesASplitOfOtherData) {
   const Job job = job_with();
   Trainer trainer = job.trainer();
-  const Split other = job.data.validation;
+  const Split other = job.data->validation;
   EXPECT_THROW(trainer.evaluate(other), Error);
 }
 

@@ -60,6 +60,7 @@ class RunFolderTest : public testing::Test {
     }
     barrier();
     EXPECT_EQ(fs::is_directory(run_) ? names_in(run_) : Names{}, before);
+    barrier();  // before rank 0 goes on to change them
   }
 
   Runtime& runtime_ = test_runtime();
@@ -75,6 +76,7 @@ TEST_F(RunFolderTest, HoldsTheRun) {
     RunFolder folder(runtime_, options_, line_);
     EXPECT_EQ(folder.path(), run_);
     EXPECT_EQ(names_in(run_), kFreshFiles);
+    barrier();
     folder.write_metadata("{}\n");
     folder.append({});
     folder.write_model("bytes");
@@ -83,6 +85,7 @@ TEST_F(RunFolderTest, HoldsTheRun) {
     EXPECT_EQ(read_text(run_ / "model.safetensors"), "bytes");
     EXPECT_EQ(lines_of(read_text(run_ / "metrics.csv")).size(), 2U);
     EXPECT_EQ(lines_of(read_text(run_ / "metrics.jsonl")).size(), 1U);
+    barrier();
   }
   barrier();
   EXPECT_EQ(names_in(run_), (Names{"config.ini", "metadata.json", "metrics.csv", "metrics.jsonl",
@@ -95,6 +98,7 @@ TEST_F(RunFolderTest, RefusesAFolderWithFiles) {
   fill();
   expect_refused({run_.string(), "--overwrite"});
   EXPECT_EQ(read_text(run_ / "model.safetensors"), "before");
+  barrier();
   line_.overwrite = true;  // and the refusal holds no lock
   const RunFolder folder(runtime_, options_, line_);
 }
@@ -109,6 +113,7 @@ TEST_F(RunFolderTest, OverwritesItsOwnFilesOnly) {
   EXPECT_EQ(names_in(run_), expected);
   EXPECT_EQ(read_text(run_ / "mine.txt"), "before");
   EXPECT_EQ(lines_of(read_text(run_ / "metrics.csv")).size(), 1U);
+  barrier();
 }
 
 TEST_F(RunFolderTest, RefusesAFolderThatARunningJobHolds) {
@@ -119,6 +124,7 @@ TEST_F(RunFolderTest, RefusesAFolderThatARunningJobHolds) {
     first.write_model("bytes");
     barrier();
     EXPECT_EQ(read_text(run_ / "model.safetensors"), "bytes");
+    barrier();
   }
   const RunFolder next(runtime_, options_, line_);  // the lock went with its job
 }

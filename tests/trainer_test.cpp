@@ -37,7 +37,7 @@ TEST_P(EqualsOneRank, ToRounding) {
   for (size_t i = 0; i < expected.size(); ++i) expect_equal(scores[i], expected[i], kRounding);
   expect_equal(copy_of(together), copy_of(alone), kRounding);
   together.replica().check_equal();
-  expect_equal(together.evaluate(job.data.validation), alone.evaluate(job.data.validation),
+  expect_equal(together.evaluate(job.data->validation), alone.evaluate(job.data->validation),
                kRounding);
 }
 
@@ -50,14 +50,22 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"GroupsAcrossRanks",
              {{"train.batch", "24"}, {"norm.batch", "8"}, {"train.drop_last", "true"}}},
         Case{"PostAndOutput", {{"norm.position", "post"}, {"norm.output", "true"}}},
+        // Post: a bias right before a norm has a gradient of rounding noise, which Adam magnifies.
         Case{"AdamClipped",
-             {{"train.optimizer", "adam"}, {"train.lr", "0.01"}, {"train.clip", "0.5"}}},
+             {{"train.optimizer", "adam"},
+              {"train.lr", "0.01"},
+              {"train.clip", "0.5"},
+              {"norm.position", "post"}}},
         Case{"Dropout", {{"model.dropout", "0.4"}}},
         Case{"DropoutWithoutNorm", {{"model.dropout", "0.4"}, {"norm.kind", "none"}}},
-        Case{"EmptyShares", {{"train.batch", "2"}, {"data.limit", "12"}, {"norm.eval", "batch"}}},
+        Case{"EmptyShares",
+             {{"train.batch", "2"},
+              {"data.limit", "24"},
+              {"data.validation", "0.5"},
+              {"norm.eval", "batch"}}},
         Case{"OneSamplePerStep",
              {{"train.batch", "1"}, {"data.limit", "5"}, {"norm.kind", "none"}}}),
-    [](const auto& info) { return std::string(info.param.name); });
+    [](const auto& given) { return std::string(given.param.name); });
 
 TEST(Trainer, RerunsAreBitEqual) {
   const Job job = job_with({{"model.dropout", "0.3"}, {"norm.batch", "8"}});
@@ -78,7 +86,7 @@ TEST(Trainer, WhatMattersChangesTheResult) {
   const State expected = copy_of(reference);
   for (const Settings& settings : {Settings{{"run.seed", "2"}}, Settings{{"norm.batch", "16"}},
                                    Settings{{"model.dropout", "0.1"}}}) {
-    const Job other = job_with(settings);
+    const Job other = job.with(settings);
     Trainer trainer = other.trainer();
     train(trainer);
     EXPECT_GT(largest_difference(copy_of(trainer), expected), 1e-3)
@@ -88,9 +96,9 @@ TEST(Trainer, WhatMattersChangesTheResult) {
 
 TEST(Trainer, CountsStepsAndSamples) {
   const Job kept = job_with();
-  const Job dropped = job_with({{"train.drop_last", "true"}});
-  const Job limited = job_with({{"train.max_steps", "13"}});
-  const Job none = job_with({{"train.max_steps", "0"}});
+  const Job dropped = kept.with({{"train.drop_last", "true"}});
+  const Job limited = kept.with({{"train.max_steps", "13"}});
+  const Job none = kept.with({{"train.max_steps", "0"}});
   Trainer trainer = kept.trainer();
   EXPECT_EQ(trainer.steps_per_epoch(), 10);
   EXPECT_EQ(trainer.steps_in_all(), 20);
@@ -109,21 +117,22 @@ TEST(Trainer, CountsStepsAndSamples) {
 
   Trainer untrained = none.trainer();
   EXPECT_EQ(untrained.steps_in_all(), 0);
-  EXPECT_EQ(untrained.evaluate(none.data.validation).samples, none.data.validation.size());
+  EXPECT_EQ(untrained.evaluate(none.data->validation).samples, none.data->validation.size());
 }
 
 TEST(Trainer, TellsItsProgressAndItsTimes) {
   const Job job = job_with();
   std::vector<int64_t> training;
   int evaluations = 0;
-  Trainer trainer(world(), job.options, job.data, at::kCPU, [&](const char* phase, int64_t step) {
+  Trainer trainer(world(), job.options, *job.data, at::kCPU);
+  trainer.on_progress([&](const char* phase, int64_t step) {
     if (phase == std::string("training")) training.push_back(step);
     if (phase == std::string("evaluation")) ++evaluations;
   });
   const Score trained = trainer.train_epoch(0);
   EXPECT_EQ(training, (std::vector<int64_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}));
   EXPECT_EQ(evaluations, 0);
-  const Score validated = trainer.evaluate(job.data.validation);
+  const Score validated = trainer.evaluate(job.data->validation);
   EXPECT_GE(evaluations, 1);
 
   MetricsRow before;
@@ -162,9 +171,10 @@ TEST(Trainer, AFlippedBitIsFound) {
 }
 
 TEST(Trainer, NotANumberOnOneRankStopsAllInThatStep) {
+  const Job data = job_with();
   for (const char* kind : {"batch", "layer", "none"}) {
     SCOPED_TRACE(kind);
-    const Job job = job_with({{"norm.kind", kind}});
+    const Job job = data.with({{"norm.kind", kind}});
     Trainer trainer = job.trainer();
     train(trainer, 1);
     if (on_last_rank()) {
@@ -190,22 +200,23 @@ TEST(Trainer, DivergenceStopsAllRanks) {
   EXPECT_EQ(world()->max_on_host(-trainer.step()), -trainer.step());
 }
 
-void expect_refused(const Settings& settings, const std::vector<std::string>& parts) {
+void expect_refused(const Job& job, const Settings& settings,
+                    const std::vector<std::string>& parts) {
   SCOPED_TRACE(testing::PrintToString(settings));
-  const Job job = job_with(settings);
-  expect_error([&] { job.trainer(); }, ExitCode::kUsage, parts);
+  expect_error([&] { job.with(settings).trainer(); }, ExitCode::kUsage, parts);
 }
 
 TEST(Trainer, RefusesABatchThatDoesNotSuitTheData) {
+  const Job job = job_with();
   const std::string ranks = std::to_string(world()->size());
-  expect_refused({{"train.batch", "302"}}, {"train.batch = 302", "301"});
-  expect_refused({{"train.batch", "100"}},
+  expect_refused(job, {{"train.batch", "302"}}, {"train.batch = 302", "301"});
+  expect_refused(job, {{"train.batch", "100"}},
                  {"norm.batch = global", "one sample", "train.drop_last"});
-  expect_refused({{"norm.batch", "4"}}, {"norm.batch = 4", "one sample", "train.drop_last"});
-  expect_refused({{"norm.batch", "local"}, {"train.batch", ranks}}, {"norm.batch = local"});
-  const Job dropped = job_with({{"train.batch", "100"}, {"train.drop_last", "true"}});
+  expect_refused(job, {{"norm.batch", "4"}}, {"norm.batch = 4", "one sample", "train.drop_last"});
+  expect_refused(job, {{"norm.batch", "local"}, {"train.batch", ranks}}, {"norm.batch = local"});
+  const Job dropped = job.with({{"train.batch", "100"}, {"train.drop_last", "true"}});
   EXPECT_EQ(dropped.trainer().steps_per_epoch(), 3);
-  const Job without = job_with({{"train.batch", "100"}, {"norm.kind", "none"}});
+  const Job without = job.with({{"train.batch", "100"}, {"norm.kind", "none"}});
   EXPECT_EQ(without.trainer().steps_per_epoch(), 4);
 }
 

@@ -20,12 +20,23 @@ double seconds_since(Clock::time_point start) {
 }
 
 std::string progress(const Trainer& trainer, Clock::time_point start) {
+  if (trainer.step() == 0) return "starting";
   const double seconds = seconds_since(start);
   const auto done = static_cast<double>(trainer.step());
   const double left = seconds / done * (static_cast<double>(trainer.steps_in_all()) - done);
   return concat("step ", trainer.step(), "/", trainer.steps_in_all(), "  ",
                 static_cast<int64_t>(done * static_cast<double>(trainer.batch()) / seconds),
                 " samples/s  ", format_duration(left), " left");
+}
+
+// One epoch; a run that diverges says so in its metadata before it ends.
+Score train_or_mark(Trainer& trainer, int64_t epoch, RunFolder& folder, const Setting& setting) {
+  try {
+    return trainer.train_epoch(epoch);
+  } catch (const UsageError&) {  // on every rank alike
+    folder.write_metadata(metadata_json(setting, "DIVERGED"));
+    throw;
+  }
 }
 
 }  // namespace
@@ -43,13 +54,7 @@ MetricsRow run_training(Runtime& runtime, const Options& options, const CommandL
   Watchdog watchdog(concat("rank ", runtime.rank(), "/", runtime.size(), " ", runtime.host()),
                     options.run.timeout);
   ProgressLine progress_line;
-  const auto start = Clock::now();
-  const Trainer* progressing = nullptr;
-  Trainer trainer(comm, options, data, placement.device, [&](const char* phase, int64_t step) {
-    watchdog.beat(phase, step);
-    if (progressing != nullptr && step > 0) progress_line.update(progress(*progressing, start));
-  });
-  if (progress_line.active()) progressing = &trainer;
+  Trainer trainer(comm, options, data, placement.device);
   const Setting setting{options, runtime, placement, threads, data, trainer, command};
   log_info(describe(setting));
   if (line.dry_run) {
@@ -64,10 +69,15 @@ MetricsRow run_training(Runtime& runtime, const Options& options, const CommandL
   if (trainer.steps_in_all() > 0) log_info(console_header());
 
   // The epochs.
+  const auto start = Clock::now();
+  trainer.on_progress([&](const char* phase, int64_t step) {
+    watchdog.beat(phase, step);
+    if (progress_line.active()) progress_line.update(progress(trainer, start));
+  });
   MetricsRow row;
   for (int64_t epoch = 0; trainer.step() < trainer.steps_in_all(); ++epoch) {
     const auto epoch_start = Clock::now();
-    const Score trained = trainer.train_epoch(epoch);
+    const Score trained = train_or_mark(trainer, epoch, folder, setting);
     const double epoch_seconds = seconds_since(epoch_start);
     const Score validated = trainer.evaluate(data.validation);
     trainer.replica().check_equal();

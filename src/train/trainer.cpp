@@ -75,13 +75,11 @@ int64_t checked_batch(const Options& options, const Dataset& data, int ranks) {
 
 }  // namespace
 
-Trainer::Trainer(CommPtr comm, const Options& options, const Dataset& data, at::Device device,
-                 OnProgress on_progress)
+Trainer::Trainer(CommPtr comm, const Options& options, const Dataset& data, at::Device device)
     : comm_(std::move(comm)),
       options_(options),
       data_(data),
       device_(device),
-      on_progress_(std::move(on_progress)),
       batch_(checked_batch(options, data, comm_->size())),
       capacity_(capacity_for(options, comm_->size())),
       sampler_(data.train.size(), batch_, static_cast<uint64_t>(options.run.seed),

@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <utility>
 #include <vector>
 
 #include "base/options.hpp"
@@ -32,8 +33,9 @@ class Trainer {
   /// Collective. `comm`: all ranks, for tensors on `device`. `data` must outlive the trainer.
   /// Throws UsageError when the options do not suit the data (B above the training set, a
   /// statistics group of one sample).
-  Trainer(CommPtr comm, const Options& options, const Dataset& data, at::Device device,
-          OnProgress on_progress = {});
+  Trainer(CommPtr comm, const Options& options, const Dataset& data, at::Device device);
+
+  void on_progress(OnProgress on_progress) { on_progress_ = std::move(on_progress); }
 
   int64_t batch() const { return batch_; }  ///< B
   int64_t step() const { return step_; }    ///< steps done

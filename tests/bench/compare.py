@@ -24,6 +24,7 @@ import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
 NORMS = ("none", "local", "global")
+DDP = {"ddp": "Python DDP, sync BN", "ddp-tuned": "the same, tuned"}  # ddp_step.py says how
 PARTS = ("data", "forward", "backward", "norm_comm", "gradient_comm", "optimizer")
 STEPS, DDP_STEPS, WARM_UP = 50, 20, 3  # per block; blocks before the first that counts
 MOST_FOR_SYNC, LEAST_FOR_DDP, CHECKED_ROWS = 1.15, 12, 64
@@ -75,23 +76,21 @@ class Job:
 
 
 def measure(rows, arguments, folder):
-    """norm or "ddp" → one list per round of the seconds of a step and of its parts."""
+    """Of NORMS and DDP: one list per round of the seconds of a step and of its parts."""
     ours, theirs, ranks = f"{folder}/ours{rows}", f"{folder}/ddp{rows}", arguments.ranks
     step_bench = arguments.build / "tests" / "step_bench"
-    jobs = {
-        "ours": Job([["mpirun", "-n", str(ranks), str(step_bench), str(rows), ours]], ours, ranks),
-        "ddp": Job([[sys.executable, str(HERE / "ddp_step.py"), str(rows), theirs, str(rank),
-                     str(ranks)] for rank in range(ranks)], theirs, ranks)}
-    times = {name: [] for name in (*NORMS, "ddp")}
+    our_job = Job([["mpirun", "-n", str(ranks), str(step_bench), str(rows), ours]], ours, ranks)
+    ddp_job = Job([[sys.executable, str(HERE / "ddp_step.py"), str(rows), theirs, str(rank),
+                    str(ranks)] for rank in range(ranks)], theirs, ranks)
+    times = {name: [] for name in (*NORMS, *DDP)}
     for i in range(WARM_UP + arguments.rounds):
         names = list(times)
         for name in names[i % len(names):] + names[:i % len(names)]:  # each follows each other
-            block = (jobs["ddp"].run("global", DDP_STEPS) if name == "ddp"
-                     else jobs["ours"].run(name, STEPS))
+            block = ddp_job.run(name, DDP_STEPS) if name in DDP else our_job.run(name, STEPS)
             if i >= WARM_UP:
                 times[name].append(block)
-    for job in jobs.values():
-        job.close()
+    our_job.close()
+    ddp_job.close()
     return times
 
 
@@ -114,11 +113,14 @@ def table(rows, times):
         medians = [1e6 * statistics.median(column) for column in zip(*blocks)]
         middle, low, high = ratio(blocks, times["none"])
         cells = [f"{us:,.0f}" for us in medians[1:]] or [""] * len(PARTS)
-        label = "Python DDP, sync BN" if name == "ddp" else name
-        lines.append(f"| {label} | {medians[0]:,.0f} µs | {middle:.3f} | {low:.3f}–{high:.3f} | "
-                     + " | ".join(cells) + " |")
-    middle, low, high = ratio(times["ddp"], times["global"])
-    return lines + ["", f"DDP / our sync BN: {middle:.1f} (quartiles {low:.1f}–{high:.1f})", ""]
+        cells = [DDP.get(name, name), f"{medians[0]:,.0f} µs", f"{middle:.3f}",
+                 f"{low:.3f}–{high:.3f}", *cells]
+        lines.append("| " + " | ".join(cells) + " |")
+    lines.append("")
+    for name, label in DDP.items():
+        middle, low, high = ratio(times[name], times["global"])
+        lines.append(f"- {label}, of our sync BN: {middle:.1f} (quartiles {low:.1f}–{high:.1f})")
+    return lines + [""]
 
 
 def first_line(*command):
@@ -129,18 +131,22 @@ def conditions(arguments, load):
     import torch
     cpu = [line.split(":")[1].strip() for line in open("/proc/cpuinfo", encoding="utf-8")
            if line.startswith("model name")]
+    real_time = os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR)
     return [
         "# The cost of a training step", "",
-        f"- measured {datetime.date.today()}, load average before the run {load:.1f}",
+        f"- measured {datetime.date.today()}, load average before the run {load:.1f}"
+        + (", at real-time priority (chrt -r 1)" if real_time else ""),
         f"- machine: {cpu[0]}, {len(cpu)} cores, Linux {platform.release()}",
         f"- PyTorch and LibTorch {torch.__version__}, Python {platform.python_version()}, "
         + first_line("mpirun", "--version"),
-        f"- command: `{shlex.join(['tests/bench/compare.py', *sys.argv[1:]])}`",
+        f"- command: `tests/bench/compare.py --rows {' '.join(map(str, arguments.rows))} "
+        f"--rounds {arguments.rounds} --ranks {arguments.ranks}`",
         f"- {arguments.ranks} ranks of one thread, 784-128-64-10, Adam, float32; "
         f"{arguments.rounds} rounds, a block is {STEPS} steps ({DDP_STEPS} of DDP)",
-        "- both programs in one run, block after block in turn, one at work while the other sleeps; "
+        "- both programs in one run, block after block in turn, one works while the other sleeps; "
         "µs per step of rank 0, median over rounds; ratios within a round, median over rounds",
-        "- ours includes gathering the batch and scaling its pixels; DDP's batch lies ready", ""]
+        "- ours includes gathering the batch and scaling its pixels; DDP's batch lies ready; "
+        "tuned: no buffer broadcast, gradients as bucket views, fused Adam", ""]
 
 
 def main():

@@ -4,10 +4,13 @@
 
 What a user of PyTorch writes for CPUs, where torch.nn.SyncBatchNorm refuses to run: its algorithm
 (an all_gather of mean, variance and count forward, an all_reduce of two sums backward) as an
-autograd function. Obeys the file CONTROL.<RANK> as step_bench.cpp does; knows norm "global" only.
+autograd function. Obeys the file CONTROL.<RANK> as step_bench.cpp does, with two contenders:
 
-Every choice that makes it faster was taken: the fused Adam, one bucket whose views are the
-gradients, no broadcast of buffers (sync BN keeps them equal), a batch that lies ready in memory.
+    ddp        DistributedDataParallel and Adam as they come
+    ddp-tuned  no broadcast of buffers (sync BN keeps them equal), gradients that are views of the
+               bucket, the fused Adam
+
+The batch lies ready in memory. The rate is 0, as in step_bench.cpp.
 """
 
 import os
@@ -57,18 +60,12 @@ class SyncBatchNorm(nn.BatchNorm1d):
                               self.momentum, self.eps)
 
 
-def main():
-    rows, control, rank, ranks = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    torch.set_num_threads(1)
-    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group("gloo", init_method=f"file://{control}.store", rank=rank,
-                            world_size=ranks)
+def make_step(rows, ddp_options, adam_options):
     torch.manual_seed(1)
     model = nn.Sequential(nn.Linear(784, 128), SyncBatchNorm(128), nn.ReLU(),
                           nn.Linear(128, 64), SyncBatchNorm(64), nn.ReLU(), nn.Linear(64, 10))
-    model = nn.parallel.DistributedDataParallel(model, broadcast_buffers=False,
-                                                gradient_as_bucket_view=True)
-    optimizer = torch.optim.Adam(model.parameters(), lr=0.0, fused=True)  # as step_bench.cpp
+    model = nn.parallel.DistributedDataParallel(model, **ddp_options)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.0, **adam_options)
     loss_function = nn.CrossEntropyLoss()
     x, labels = torch.rand(rows, 784), torch.randint(0, 10, (rows,))
 
@@ -77,11 +74,26 @@ def main():
         loss_function(model(x), labels).backward()
         optimizer.step()
 
+    return step
+
+
+def main():
+    rows, control, rank, ranks = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+    torch.set_num_threads(1)
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    dist.init_process_group("gloo", init_method=f"file://{control}.store", rank=rank,
+                            world_size=ranks)
+    steps = {
+        "ddp": make_step(rows, {}, {}),
+        "ddp-tuned": make_step(rows, {"broadcast_buffers": False, "gradient_as_bucket_view": True},
+                               {"fused": True})}
     with open(f"{control}.{rank}", encoding="ascii") as commands:
         for line in commands:
+            name, count = line.split()
+            step = steps[name]
             dist.barrier()
             start = time.perf_counter()
-            for _ in range(int(line.split()[1])):
+            for _ in range(int(count)):
                 step()
             if rank == 0:
                 print(time.perf_counter() - start, flush=True)

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
@@ -43,18 +44,24 @@ inline Options options_with(const Settings& settings) {
 
 /// Options, their data, and trainers of both.
 struct Job {
-  explicit Job(Options o) : options(std::move(o)), data(load_dataset(test_runtime(), options)) {}
-
-  Trainer trainer() const { return {world(), options, data, at::kCPU}; }
+  /// With these settings besides; the data stay those of this job.
+  Job with(const Settings& settings) const {
+    Job other = *this;
+    for (const auto& [key, value] : settings) set_option(other.options, key, value);
+    return other;
+  }
+  Trainer trainer() const { return {world(), options, *data, at::kCPU}; }
   /// One rank, all of each batch.
-  Trainer alone() const { return {world()->split(world()->rank(), 0), options, data, at::kCPU}; }
+  Trainer alone() const { return {world()->split(world()->rank(), 0), options, *data, at::kCPU}; }
 
   Options options;
-  Dataset data;
+  std::shared_ptr<const Dataset> data;
 };
 
+/// Collective.
 inline Job job_with(const Settings& settings = {}) {
-  return Job(options_with(settings));
+  const Options options = options_with(settings);
+  return {options, std::make_shared<Dataset>(load_dataset(test_runtime(), options))};
 }
 
 inline std::vector<Score> train(Trainer& trainer, int64_t epochs = 2) {
