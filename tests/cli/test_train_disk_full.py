@@ -20,7 +20,8 @@ exit $code
 def test_says_so_and_leaves_no_half_file(tmp_path, size, file, ranks):
     out = tmp_path / "run"
     prefix = ["unshare", "--mount", "sh", "-c", SCRIPT, "sh", size, str(tmp_path), str(out)]
-    result = trainer.run(*trainer.arguments({**OPTIONS, "run.out": out}), ranks=ranks, prefix=prefix)
+    result = trainer.run(*trainer.arguments({**OPTIONS, "run.out": out}), ranks=ranks,
+                         prefix=prefix)
     assert result.code == 74, result.stderr
     [sentence] = [line for line in result.sentences() if "No space left on device" in line]
     assert f"{out}/{file}" in sentence and "free some space" in sentence

@@ -1,5 +1,5 @@
-"""Wrong options and configuration files: each ends with its code and one sentence that names the key,
-what was expected and what was found; and those that only look wrong are read as they are meant."""
+"""Wrong options and configuration files: each ends with its code and one sentence that names the
+key, what was expected and what was found; those that only look wrong are read as they are meant."""
 
 import os
 
@@ -145,8 +145,8 @@ def test_help_and_version():
 
 
 def test_dry_run_shows_the_plan_and_writes_nothing(tmp_path):
-    result = trainer.run("--config", "configs/smoke.ini", "--dry-run", "--run.out", tmp_path / "out",
-                         "--train.batch", 100, ranks=3)
+    result = trainer.run("--config", "configs/smoke.ini", "--dry-run", "--run.out",
+                         tmp_path / "out", "--train.batch", 100, ranks=3)
     assert result.code == 0
     plan = dict(line.strip().split("  ", 1) for line in result.stderr.splitlines()
                 if line.startswith("  ") and "  " in line.strip())

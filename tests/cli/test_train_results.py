@@ -118,13 +118,15 @@ def test_a_folder_that_holds_a_run(finished, tmp_path):
     assert result.code == CANNOT_CREATE
     last = result.sentences()[-1]
     assert str(finished.folder) in last and "not empty" in last and "--overwrite" in last
-    assert {name: (finished.folder / name).read_bytes() for name in names(finished.folder)} == before
+    after = {name: (finished.folder / name).read_bytes() for name in names(finished.folder)}
+    assert after == before
 
     out = tmp_path / "run"
     out.mkdir()
     for name, content in {**before, "notes.txt": b"mine"}.items():
         (out / name).write_bytes(content)
-    result = trainer.run(*trainer.arguments({**SMOKE, "run.out": out, "run.seed": 2}), "--overwrite")
+    words = trainer.arguments({**SMOKE, "run.out": out, "run.seed": 2})
+    result = trainer.run(*words, "--overwrite")
     assert result.code == 0, result.stderr
     assert names(out) == sorted([*FILES, "notes.txt"])
     assert (out / "notes.txt").read_bytes() == b"mine"

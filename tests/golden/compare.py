@@ -13,9 +13,9 @@ def apart(a, b, least=1e-300):
 
 
 def idle(state):
-    """Biases just before a batch norm, which takes them out again, and the running means of what they
-    shift. Such a bias has a gradient of 0 but for rounding, and Adam, which divides a gradient by its
-    own size, lets it walk by that rounding."""
+    """Biases just before a batch norm, which takes them out again, and the running means of what
+    they shift. Such a bias has a gradient of 0 but for rounding, and Adam, which divides a
+    gradient by its own size, lets it walk by that rounding."""
     means = [name for name in state if name.endswith("running_mean")]
     biases = [f"{int(name.split('.')[0]) - 1}.bias" for name in means]
     return {*means, *(name for name in biases if name in state)}
@@ -37,6 +37,6 @@ def assert_same_float64(state, other):
         assert float((state[name] - other[name]).abs().max()) < FLOAT64, name
 
 
-def assert_same_losses(run, outcome, bound):
-    for name in ("train_loss", "val_loss", "lr"):
-        assert apart(run.column(name), getattr(outcome, name)) < bound, name
+def assert_same_losses(run, outcome, bound, val_bound=None):
+    for name, limit in [("train_loss", bound), ("val_loss", val_bound or bound), ("lr", bound)]:
+        assert apart(run.column(name), getattr(outcome, name)) < limit, name

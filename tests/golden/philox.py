@@ -1,5 +1,5 @@
-"""The random numbers of src/base/random.cpp, implemented a second time: Philox4x32-10 (Salmon, Moraes,
-Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011)."""
+"""The random numbers of src/base/random.cpp, implemented a second time: Philox4x32-10 (Salmon,
+Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011)."""
 
 import numpy as np
 

@@ -168,8 +168,8 @@ class Outcome:
 
 
 def train(config, initial, data, ranks=1):
-    """`initial`: a state_dict; `data`: images and labels of both splits as uint8 arrays, the training
-    ones limited as data.limit says."""
+    """`initial`: a state_dict; `data`: images and labels of both splits as uint8 arrays, of which
+    data.limit takes its part."""
     options, limit = config["train"], config.getint("data", "limit") or None
     x, val_x = scaled(data[0][:limit], config), scaled(data[2], config)
     labels, val_labels = (torch.from_numpy(d.astype(np.int64)) for d in (data[1][:limit], data[3]))

@@ -1,5 +1,5 @@
-"""What is trained depends on (B, M), however the ranks share a batch: uneven and empty shares, short
-last batches, statistics groups that cut across ranks."""
+"""What is trained depends on (B, M), however the ranks share a batch: uneven and empty shares,
+short last batches, statistics groups that cut across ranks."""
 
 import pytest
 from compare import FLOAT64, assert_same_float64, assert_same_losses, states_apart
@@ -19,7 +19,7 @@ def agrees(golden, options, ranks):
 
 @pytest.mark.parametrize("ranks", [3, 4])
 def test_short_last_batch_with_empty_shares(golden, ranks):
-    """128, 128 and 2 samples: a rank or two hold none of the last batch, yet join its statistics."""
+    """128, 128 and 2 samples: a rank or two hold none of the last batch, yet join its norms."""
     run = agrees(golden, {"train.batch": 128, "data.limit": 258}, ranks)
     assert run.column("samples") == [258, 516, 774, 1032]
 
@@ -31,8 +31,8 @@ def test_short_last_batch_dropped(golden):
 
 @pytest.mark.parametrize("norm_batch", [24, 48, 96, 6])
 def test_groups_across_uneven_shares(golden, norm_batch):
-    """B = 96 on 3 ranks: shares of 32, groups of 24 or 48; and a last batch of 74, so that its shares
-    are uneven and its last group is short."""
+    """B = 96 on 3 ranks: shares of 32, groups of 24 or 48; and a last batch of 74, so that its
+    shares are uneven and its last group is short."""
     agrees(golden, {"train.batch": 96, "norm.batch": norm_batch, "data.limit": 266}, 3)
 
 

