@@ -209,7 +209,7 @@ void expect_refused(const Job& job, const Settings& settings,
 TEST(Trainer, RefusesABatchThatDoesNotSuitTheData) {
   const Job job = job_with();
   const std::string ranks = std::to_string(world()->size());
-  expect_refused(job, {{"train.batch", "302"}}, {"train.batch = 302", "301"});
+  expect_refused(job, {{"train.batch", "302"}}, {"train.batch", "302", "301"});
   expect_refused(job, {{"train.batch", "100"}},
                  {"norm.batch = global", "one sample", "train.drop_last"});
   expect_refused(job, {{"norm.batch", "4"}}, {"norm.batch = 4", "one sample", "train.drop_last"});
