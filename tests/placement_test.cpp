@@ -67,6 +67,8 @@ TEST(Placement, AutoTakesTheCpuIfOneRankHasNoDevice) {
   EXPECT_EQ(first.device, at::Device(at::kCPU));
   EXPECT_EQ(first.backend, "mpi");
   EXPECT_EQ(first.rank_devices, (std::vector<std::string>{"a: cpu", "b: cpu"}));
+  EXPECT_NE(first.note.find("all ranks compute on the CPU"), std::string::npos) << first.note;
+  EXPECT_EQ(plan_placement(ranks, 0, "cpu", "auto", true).note, "");
 }
 
 TEST(Placement, WhatIsAskedForAndMissingIsRefused) {

@@ -7,11 +7,24 @@
 #include <chrono>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 
 namespace syncbn {
 namespace {
 
 constexpr int64_t kRedrawMs = 100;
+
+// Under mpirun stderr is a pipe to mpirun, this process's parent on its node, and stdout looks like
+// a terminal whether or not mpirun's is one: so it is mpirun's own stderr that tells.
+bool ends_at_terminal() {
+  if (isatty(STDERR_FILENO)) return true;
+  if (std::getenv("OMPI_COMM_WORLD_RANK") == nullptr) return false;
+  char target[64] = "";
+  const std::string link = "/proc/" + std::to_string(getppid()) + "/fd/2";
+  if (readlink(link.c_str(), target, sizeof target - 1) < 0) return false;
+  return std::string(target).rfind("/dev/pts/", 0) == 0 ||
+         std::string(target).rfind("/dev/tty", 0) == 0;
+}
 
 int64_t now_ms() {
   using namespace std::chrono;
@@ -43,7 +56,7 @@ void log_error(const std::string& line) {
 }
 
 ProgressLine::ProgressLine()
-    : active_(spdlog::default_logger()->should_log(spdlog::level::info) && isatty(STDERR_FILENO)) {}
+    : active_(spdlog::default_logger()->should_log(spdlog::level::info) && ends_at_terminal()) {}
 
 ProgressLine::~ProgressLine() {
   clear();

@@ -18,7 +18,8 @@ void log_warning(const std::string& line);
 void log_error(const std::string& line);
 
 /// One line that shows how far a loop is: "epoch 2/5  step 120/468  31.2k samples/s  0:12 left".
-/// Draws on rank 0's terminal (stderr) at most ten times a second; draws nothing elsewhere.
+/// Drawn by rank 0 on stderr, at most ten times a second, if that ends at a terminal: its own, or
+/// that of the mpirun which started it and forwards it.
 class ProgressLine {
  public:
   ProgressLine();

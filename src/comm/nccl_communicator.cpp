@@ -49,8 +49,9 @@ ncclRedOp_t nccl_op(ReduceOp op) {
   throw Error("unknown ReduceOp");
 }
 
-/// A non-blocking communicator: each call may say "in progress", and is then asked after under a
-/// deadline, so that a dead peer ends in an error and not in a wait for ever.
+/// A non-blocking communicator: a call that says "in progress" is asked after under a deadline, and
+/// each call reports what has failed since the last one. A peer that dies while the device waits
+/// for it is noticed by the run's watchdog.
 class NcclHandle {
  public:
   NcclHandle(const CommPtr& control, at::Device device) {
@@ -89,7 +90,7 @@ class NcclHandle {
 
   /// Returns when the call with result `code` is enqueued. Throws Error if it or a peer failed.
   void complete(ncclResult_t code, const char* call) const {
-    if (code != ncclInProgress) return require(code, call);
+    if (code != ncclInProgress) require(code, call);
     poll_until(
         [&] {
           ncclResult_t state = ncclSuccess;

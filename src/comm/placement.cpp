@@ -1,5 +1,6 @@
 #include "comm/placement.hpp"
 
+#include <algorithm>
 #include <map>
 #include <sstream>
 
@@ -100,6 +101,10 @@ Placement plan_placement(const std::vector<RankFacts>& ranks, int rank, const st
     placement.device = at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
   }
   for (const auto& facts : ranks) placement.rank_devices.push_back(device_text(facts, cuda));
+  const auto has_device = [](const RankFacts& facts) { return !facts.devices.empty(); };
+  if (!cuda && device == "auto" && std::any_of(ranks.begin(), ranks.end(), has_device)) {
+    placement.note = "all ranks compute on the CPU, because some of them see no GPU.";
+  }
   if (!cuda || backend == "mpi") return placement;
 
   const std::string obstacle = nccl_obstacle(ranks, have_nccl);

@@ -90,8 +90,12 @@ std::shared_ptr<uint8_t> Runtime::node_shared_bytes(size_t bytes) {
   const MPI_Aint own = local_rank_ == 0 ? static_cast<MPI_Aint>(bytes) : 0;
   uint8_t* base = nullptr;
   MPI_Win window = MPI_WIN_NULL;
+  constexpr size_t kMebibyte = 1 << 20;
+  const std::string call =
+      concat("MPI_Win_allocate_shared of ", bytes / kMebibyte + 1,
+             " MiB (too little room in /dev/shm? a container takes --shm-size=1g)");
   mpi_check(MPI_Win_allocate_shared(own, 1, MPI_INFO_NULL, state_->node, &base, &window),
-            "MPI_Win_allocate_shared");
+            call.c_str());
   MPI_Aint size = 0;
   int unit = 1;
   mpi_check(MPI_Win_shared_query(window, 0, &size, &unit, &base), "MPI_Win_shared_query");

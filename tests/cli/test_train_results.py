@@ -1,6 +1,10 @@
 """What a run leaves in its folder, and what it leaves alone."""
 
+import contextlib
+import os
+import pty
 import re
+import subprocess
 import time
 
 import pytest
@@ -188,3 +192,21 @@ def test_default_folder_is_named_after_the_config(tmp_path):
     assert re.fullmatch(r"smoke-\d{8}-\d{6}", folder.name)
     assert names(folder) == FILES
     assert safetensors.torch.load_file(folder / "model.safetensors")
+
+
+def test_a_terminal_gets_a_progress_line_and_a_pipe_does_not(tmp_path):
+    slow = {"data.name": "synthetic", "train.batch": 16, "train.epochs": 40}
+    terminal, ours = pty.openpty()
+    words = trainer.arguments({**slow, "run.out": tmp_path / "terminal"})
+    process = trainer.start(*words, ranks=2, stdout=subprocess.PIPE, stderr=ours)
+    os.close(ours)
+    drawn = b""
+    with contextlib.suppress(OSError):  # the end of a terminal
+        while part := os.read(terminal, 4096):
+            drawn += part
+    process.communicate(timeout=30)
+    os.close(terminal)
+    assert process.returncode == 0
+    assert re.search(rb"\r\x1b\[Kstep \d+/\d+  \d+ samples/s  \d+:\d\d left", drawn), drawn
+    piped = trainer.train(tmp_path / "pipe", slow, ranks=2).result
+    assert "\r" not in piped.stdout + piped.stderr
