@@ -46,7 +46,7 @@ class Job:
         assert len(self.ranks) == ranks
 
     def end(self):
-        """Code, stderr and seconds until mpirun and all ranks are gone; after a minute, kills them."""
+        """Code, stderr and seconds until mpirun and all ranks are gone; kills them after a minute."""
         started = time.monotonic()
         try:
             stderr = self.process.communicate(timeout=60)[1]
