@@ -46,7 +46,7 @@ class Job:
         assert len(self.ranks) == ranks
 
     def end(self):
-        """Code, stderr and seconds until mpirun and all ranks are gone; kills them after a minute."""
+        """Code, stderr and seconds till mpirun and all ranks are gone, a minute at most."""
         started = time.monotonic()
         try:
             stderr = self.process.communicate(timeout=60)[1]
