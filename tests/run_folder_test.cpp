@@ -157,6 +157,13 @@ TEST_F(RunFolderTest, IsNamedAfterTheConfigurationByDefault) {
   options_.run.out = "";
   {
     const RunFolder folder(runtime_, options_, line_);
+    std::vector<std::unique_ptr<RunFolder>> others;  // at least two in one second
+    Names paths_of_all = {folder.path()};
+    for (int i = 0; i < 3; ++i) {
+      others.push_back(std::make_unique<RunFolder>(runtime_, options_, line_));
+      paths_of_all.insert(others.back()->path());
+    }
+    EXPECT_EQ(paths_of_all.size(), 4U);
     EXPECT_EQ(folder.path().rfind("runs/mine-20", 0), 0U) << folder.path();
     EXPECT_TRUE(fs::exists(root_ / folder.path() / "config.ini"));
     const auto paths = runtime_.world()->gather_text(folder.path());

@@ -18,7 +18,7 @@ constexpr const char* kLock = ".lock";
 constexpr const char* kFiles[] = {"config.ini", "metadata.json", "metrics.csv", "metrics.jsonl",
                                   "model.safetensors"};
 
-std::string default_path(const std::string& config) {
+std::string default_name(const std::string& config) {
   const std::time_t now = std::time(nullptr);
   std::tm local{};
   localtime_r(&now, &local);
@@ -26,6 +26,17 @@ std::string default_path(const std::string& config) {
   std::strftime(stamp, sizeof stamp, "%Y%m%d-%H%M%S", &local);
   const std::string name = config.empty() ? "train" : fs::path(config).stem().string();
   return "runs/" + name + "-" + stamp;
+}
+
+/// A new folder of the default name, with -2, -3, … for jobs that start in the same second.
+std::string claim_default(const std::string& config) {
+  const std::string name = default_name(config);
+  std::error_code failed;
+  fs::create_directories(fs::path(name).parent_path(), failed);
+  std::string path = name;
+  // Making the folder tells which job came first. A failure is told when the folder is used.
+  for (int n = 2; !fs::create_directory(path, failed) && !failed; ++n) path = concat(name, '-', n);
+  return path;
 }
 
 [[noreturn]] void refuse(const std::string& message) {
@@ -43,8 +54,9 @@ bool holds_files(const fs::path& folder) {
 
 RunFolder::RunFolder(Runtime& runtime, const Options& options, const CommandLine& line)
     : runtime_(runtime) {
-  const std::string wanted = options.run.out.empty() ? default_path(line.config) : options.run.out;
-  path_ = runtime.world()->gather_text(wanted).front();  // rank 0's clock names it
+  std::string wanted = options.run.out;
+  if (wanted.empty() && runtime.rank() == 0) wanted = claim_default(line.config);
+  path_ = runtime.world()->gather_text(wanted).front();
   try {
     agree(*runtime.world(), [&] {
       if (runtime_.rank() == 0) create(options, line.overwrite);

@@ -15,10 +15,10 @@ namespace syncbn {
 /// fails on rank 0 is thrown on every rank as UsageError with its code (73 to create, 74 to write).
 class RunFolder {
  public:
-  /// Creates the folder `options.run.out`, or runs/<config>-<time>, with its parents, takes its
-  /// lock and writes config.ini. A folder that is not empty is refused unless `overwrite`, which
-  /// removes the files of the run before and nothing else. A folder that a running job holds is
-  /// refused.
+  /// Creates the folder `options.run.out`, or a new runs/<config>-<time>[-2, …], with its parents,
+  /// takes its lock and writes config.ini. A folder that is not empty is refused unless
+  /// `overwrite`, which removes the files of the run before and nothing else. A folder that a
+  /// running job holds is refused.
   RunFolder(Runtime& runtime, const Options& options, const CommandLine& line);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
