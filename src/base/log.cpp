@@ -55,6 +55,11 @@ void log_error(const std::string& line) {
   spdlog::error("{}", line);
 }
 
+std::string log_library_version() {
+  return std::to_string(SPDLOG_VER_MAJOR) + '.' + std::to_string(SPDLOG_VER_MINOR) + '.' +
+         std::to_string(SPDLOG_VER_PATCH);
+}
+
 ProgressLine::ProgressLine()
     : active_(spdlog::default_logger()->should_log(spdlog::level::info) && ends_at_terminal()) {}
 

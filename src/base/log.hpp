@@ -17,6 +17,9 @@ void log_info(const std::string& line);
 void log_warning(const std::string& line);
 void log_error(const std::string& line);
 
+/// Version of the library below the log: "1.10.0".
+std::string log_library_version();
+
 /// One line that shows how far a loop is: "epoch 2/5  step 120/468  31.2k samples/s  0:12 left".
 /// Drawn by rank 0 on stderr, at most ten times a second, if that ends at a terminal: its own, or
 /// that of the mpirun which started it and forwards it.

@@ -221,7 +221,7 @@ std::string read_config(const std::string& path);
 /// --help, grouped by section, with the default values.
 std::string help_text(const std::string& program);
 
-/// Version of the library that parses options: "Boost 1_74".
-std::string parser_version();
+/// Version of the Boost that parses options: "1.74".
+std::string parser_library_version();
 
 }  // namespace syncbn

@@ -151,8 +151,8 @@ std::string help_text(const std::string& program) {
   return text.str();
 }
 
-std::string parser_version() {
-  return "Boost " BOOST_LIB_VERSION;
+std::string parser_library_version() {
+  return concat(BOOST_VERSION / 100000, '.', BOOST_VERSION / 100 % 1000);
 }
 
 }  // namespace syncbn

@@ -2,6 +2,7 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
+#include <openssl/crypto.h>
 #include <torch/version.h>
 #include <zlib.h>
 
@@ -11,6 +12,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "base/log.hpp"
 #include "comm/cuda_device.hpp"
 
 namespace syncbn {
@@ -71,10 +73,18 @@ std::string now_utc() {
 }
 
 nlohmann::ordered_json versions() {
-  return {{"syncbn", SYNCBN_VERSION},        {"LibTorch", TORCH_VERSION},
-          {"MPI", Runtime::mpi_version()},   {"NCCL", cuda::nccl_version()},
-          {"CUDA runtime", cuda::version()}, {"options", parser_version()},
-          {"zlib", zlibVersion()},           {"compiler", __VERSION__}};
+  return {{"syncbn", SYNCBN_VERSION},
+          {"LibTorch", TORCH_VERSION},
+          {"MPI", Runtime::mpi_version()},
+          {"NCCL", cuda::nccl_version()},
+          {"CUDA runtime", cuda::version()},
+          {"Boost", parser_library_version()},
+          {"zlib", zlibVersion()},
+          {"OpenSSL", OpenSSL_version(OPENSSL_VERSION_STRING)},
+          {"spdlog", log_library_version()},
+          {"nlohmann-json", concat(NLOHMANN_JSON_VERSION_MAJOR, '.', NLOHMANN_JSON_VERSION_MINOR,
+                                   '.', NLOHMANN_JSON_VERSION_PATCH)},
+          {"compiler", __VERSION__}};
 }
 
 }  // namespace
