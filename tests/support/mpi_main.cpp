@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "comm/cuda_device.hpp"
 #include "comm/watchdog.hpp"
 #include "support/strict.hpp"
 
@@ -81,6 +82,15 @@ int run_tests(Runtime& runtime, int argc, char** argv) {
 Runtime& test_runtime() {
   SYNCBN_CHECK(g_runtime != nullptr, "test_runtime() is for the bodies of tests.");
   return *g_runtime;
+}
+
+std::optional<at::Device> test_device() {
+  if (!may_skip()) return at::Device(at::kCPU);
+  const int devices = cuda::device_count();
+  if (devices == 0) return std::nullopt;
+  const int index = test_runtime().local_rank() % devices;
+  cuda::set_device(index);
+  return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
 }
 
 }  // namespace syncbn

@@ -12,10 +12,16 @@
 //   but for SYNCBN_TEST_DEVICE=cuda, where a run that skipped anything ends with code 77.
 #pragma once
 
+#include <optional>
+
 #include "comm/runtime.hpp"
 
 namespace syncbn {
 
 Runtime& test_runtime();
+
+/// The CPU; with SYNCBN_TEST_DEVICE=cuda this rank's GPU, made current, or nothing where it sees
+/// none.
+std::optional<at::Device> test_device();
 
 }  // namespace syncbn

@@ -24,7 +24,7 @@ class Reference {
   Reference(const Network& network, const StateDict& state, const NormOptions& norm) : norm_(norm) {
     for (const auto& layer : network.layers()) types_.push_back(layer->type());
     for (const auto& [name, value] : state) {
-      state_[name] = value.detach().clone();
+      state_[name] = value.detach().cpu().clone();
       if (name.find("running") == std::string::npos && value.is_floating_point()) {
         state_[name].set_requires_grad(true);
         parameters_.push_back(state_[name]);
