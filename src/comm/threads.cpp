@@ -197,7 +197,7 @@ ThreadPlan plan_threads(Runtime& runtime, int requested) {
   CoreFacts own{runtime.host(), cores_of(0), cores_of(getppid()), omp_threads()};
   std::vector<CoreFacts> ranks;
   for (const auto& text : runtime.world()->gather_text(encode(own))) ranks.push_back(decode(text));
-  const ThreadPlan plan = plan_all_threads(ranks, requested)[static_cast<size_t>(runtime.rank())];
+  ThreadPlan plan = plan_all_threads(ranks, requested)[static_cast<size_t>(runtime.rank())];
   at::set_num_threads(plan.threads);
   return plan;
 }

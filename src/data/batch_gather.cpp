@@ -26,7 +26,7 @@ at::Tensor scale_table(PixelScale scale, at::ScalarType dtype) {
 /// Calls row(i, storage row, its pixels) for each of n samples, over threads.
 template <class F>
 void for_each_row(const Split& split, const int64_t* samples, int64_t n, F&& row) {
-  const uint8_t* images = split.images.const_data_ptr<uint8_t>();
+  const auto* images = split.images.const_data_ptr<uint8_t>();
   const int64_t pixels = split.pixels();
   const int64_t grain = std::max<int64_t>(1, kParallelPixels / pixels);
   at::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {
@@ -41,10 +41,10 @@ template <class T>
 void gather_scaled(const Split& split, const int64_t* samples, int64_t n, const at::Tensor& table,
                    at::Tensor& x, at::Tensor& labels) {
   const T* value = table.const_data_ptr<T>();
-  const int64_t* stored_labels = split.labels.const_data_ptr<int64_t>();
+  const auto* stored_labels = split.labels.const_data_ptr<int64_t>();
   const int64_t pixels = split.pixels();
   T* out = x.data_ptr<T>();
-  int64_t* out_labels = labels.data_ptr<int64_t>();
+  auto* out_labels = labels.data_ptr<int64_t>();
   for_each_row(split, samples, n, [&](int64_t i, int64_t stored, const uint8_t* in) {
     T* row = out + i * pixels;
     for (int64_t p = 0; p < pixels; ++p) row[p] = value[in[p]];

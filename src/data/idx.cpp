@@ -128,7 +128,7 @@ std::vector<int64_t> parse_header(Source& source, const std::string& name) {
   if (dims != 1 && dims != 3) damaged(name, concat("expected 1 or 3 dimensions, found ", dims));
 
   std::array<uint8_t, 12> bytes{};
-  const auto expected = static_cast<size_t>(4 * dims);
+  const auto expected = 4 * static_cast<size_t>(dims);
   const size_t got = source.read(bytes.data(), expected);
   if (got < expected) {
     damaged(name, concat("expected a header of ", 4 + expected, " bytes, found ", 4 + got));

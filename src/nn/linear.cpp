@@ -9,7 +9,7 @@
 namespace syncbn {
 namespace {
 
-at::Tensor uniform(std::vector<int64_t> shape, double bound, const RandomStream& random,
+at::Tensor uniform(const std::vector<int64_t>& shape, double bound, const RandomStream& random,
                    uint64_t first) {
   at::Tensor t = at::empty(shape, at::kDouble);
   auto* values = t.mutable_data_ptr<double>();
@@ -19,7 +19,7 @@ at::Tensor uniform(std::vector<int64_t> shape, double bound, const RandomStream&
   return t;
 }
 
-at::Tensor normal(std::vector<int64_t> shape, double deviation, const RandomStream& random) {
+at::Tensor normal(const std::vector<int64_t>& shape, double deviation, const RandomStream& random) {
   at::Tensor t = at::empty(shape, at::kDouble);
   auto* values = t.mutable_data_ptr<double>();
   for (int64_t i = 0; i < t.numel(); ++i) {

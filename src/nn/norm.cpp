@@ -91,13 +91,13 @@ void BatchNorm::collect() {
 }
 
 at::Tensor BatchNorm::take_collected() {
-  const at::Tensor taken = collected_.clone();
+  at::Tensor taken = collected_.clone();
   collected_.zero_();
   return taken;
 }
 
 void BatchNorm::set_running(const at::Tensor& moments) {
-  const double count = moments[0][0].item<double>();
+  const auto count = moments[0][0].item<double>();
   SYNCBN_CHECK(count > 1, "statistics of ", count, " samples");
   running_mean_.copy_(moments[0].narrow(0, 1, features_));
   running_var_.copy_(moments[0].narrow(0, 1 + features_, features_) / (count - bessel()));

@@ -96,6 +96,7 @@ SYNCBN_CLONES void input_gradient(const T* x, const T* dy, Block block, const do
   }
 }
 
+// NOLINTBEGIN(bugprone-macro-parentheses): T is a type
 #define SYNCBN_INSTANTIATE(T)                                                                      \
   template void moments<T>(const T*, Block, double*, double*);                                     \
   template void affine<T>(const T*, Block, const double*, const double*, bool, T*);                \
@@ -106,5 +107,6 @@ SYNCBN_CLONES void input_gradient(const T* x, const T* dy, Block block, const do
                                   const double*, T*);
 SYNCBN_INSTANTIATE(float)
 SYNCBN_INSTANTIATE(double)
+// NOLINTEND(bugprone-macro-parentheses)
 
 }  // namespace syncbn::loops

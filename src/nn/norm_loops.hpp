@@ -4,7 +4,7 @@
 
 #include <cstdint>
 
-#ifdef SYNCBN_NO_TARGET_CLONES
+#if defined(SYNCBN_NO_TARGET_CLONES) || defined(__clang__)  // Clang: not on templates yet
 #define SYNCBN_CLONES
 #else
 #define SYNCBN_CLONES __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
