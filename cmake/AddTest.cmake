@@ -1,9 +1,11 @@
-# syncbn_add_test(NAME name [RANKS 1 2 …] [GPU_RANKS 1 …] [LABELS …] [TIMEOUT seconds])
+# syncbn_add_test(NAME name [RANKS 1 2 …] [GPU_RANKS 1 …] [CPU_ONLY Suite.Test …] [LABELS …]
+#                 [TIMEOUT seconds])
 #
 # Builds tests/name.cpp. Without RANKS it is a serial test, run as `name`. With RANKS it is run under
 # mpiexec as `name.np1`, `name.np2`, … on that many ranks (tests/support/mpi_main.hpp). GPU_RANKS adds
 # `name.gpu.np1`, … which run the same tests with SYNCBN_TEST_DEVICE=cuda; they carry the label gpu,
-# are run by `ctest -C gpu` only, and count as skipped where no device is.
+# are run by `ctest -C gpu` only, and count as skipped where no device is. CPU_ONLY names the tests
+# that they leave out, because what these assert is the CPU's.
 #
 # The tests share one precompiled header, because <torch/torch.h> costs 15 s per source.
 
@@ -29,6 +31,15 @@ if(_uid STREQUAL "0")
   list(APPEND SYNCBN_TEST_ENVIRONMENT OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1)
 endif()
 
+# Sanitizers: libraries that are not instrumented keep memory to the end (tests/support/leaks.supp;
+# whole call stacks are needed to see that it is theirs), and fill containers unseen.
+if(SYNCBN_SANITIZE)
+  list(APPEND SYNCBN_TEST_ENVIRONMENT
+    ASAN_OPTIONS=fast_unwind_on_malloc=0:detect_container_overflow=0
+    LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/support/leaks.supp:print_suppressions=0
+    UBSAN_OPTIONS=print_stacktrace=1)
+endif()
+
 # The test mains; the first owns the precompiled header.
 function(syncbn_add_test_mains)
   add_library(syncbn_mpi_main OBJECT support/mpi_main.cpp)
@@ -45,6 +56,9 @@ endfunction()
 function(_syncbn_add_ctest name target ranks timeout)
   cmake_parse_arguments(PARSE_ARGV 4 ARG "" "CONFIGURATION" "ENVIRONMENT;LABELS")
   set(command $<TARGET_FILE:${target}>)
+  if(SYNCBN_SANITIZE)
+    math(EXPR timeout "4 * ${timeout}")
+  endif()
   set(processors 1)
   if(ranks GREATER 0)
     # mpiexec gives up before ctest does, so that it is mpiexec that ends all its ranks.
@@ -61,9 +75,10 @@ function(_syncbn_add_ctest name target ranks timeout)
 endfunction()
 
 function(syncbn_add_test)
-  cmake_parse_arguments(ARG "" "NAME;TIMEOUT" "RANKS;GPU_RANKS;LABELS" ${ARGN})
+  cmake_parse_arguments(ARG "" "NAME;TIMEOUT" "RANKS;GPU_RANKS;CPU_ONLY;LABELS" ${ARGN})
   if(ARG_UNPARSED_ARGUMENTS OR NOT ARG_NAME)
-    message(FATAL_ERROR "syncbn_add_test(${ARGN}): expected NAME, RANKS, GPU_RANKS, LABELS, TIMEOUT")
+    message(FATAL_ERROR "syncbn_add_test(${ARGN}): expected NAME, RANKS, GPU_RANKS, CPU_ONLY, "
+      "LABELS, TIMEOUT")
   endif()
   if(NOT ARG_TIMEOUT)
     set(ARG_TIMEOUT 60)
@@ -80,10 +95,11 @@ function(syncbn_add_test)
     _syncbn_add_ctest(${ARG_NAME}.np${ranks} ${ARG_NAME} ${ranks} ${ARG_TIMEOUT}
       LABELS ${ARG_LABELS})
   endforeach()
+  list(JOIN ARG_CPU_ONLY ":" left_out)
   foreach(ranks IN LISTS ARG_GPU_RANKS)
     set(entry ${ARG_NAME}.gpu.np${ranks})
     _syncbn_add_ctest(${entry} ${ARG_NAME} ${ranks} ${ARG_TIMEOUT} CONFIGURATION gpu
-      LABELS ${ARG_LABELS} gpu ENVIRONMENT SYNCBN_TEST_DEVICE=cuda)
+      LABELS ${ARG_LABELS} gpu ENVIRONMENT SYNCBN_TEST_DEVICE=cuda "GTEST_FILTER=-${left_out}")
     set_tests_properties(${entry} PROPERTIES SKIP_RETURN_CODE 77)
   endforeach()
 endfunction()

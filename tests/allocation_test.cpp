@@ -1,13 +1,43 @@
-// A training step allocates no tensor memory: everything was made by the first steps.
+// A training step allocates no tensor memory: everything was made by the first steps. The calls of
+// a norm layer do not even use the heap. On CUDA ATen's kernels take memory for what they return;
+// it must come out of what the caching allocator holds, because asking the driver for more waits
+// for the device.
 
 #include <ATen/ATen.h>
+#include <ATen/DeviceAccelerator.h>
 #include <c10/core/CPUAllocator.h>
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <utility>
 
+#include "nn/norm.hpp"
 #include "support/mpi_main.hpp"
 #include "train/trainer.hpp"
+
+namespace {
+
+// Calls of operator new by this program and the C++ libraries it uses, LibTorch among them; what C
+// code takes by malloc (the MPI library) is not counted.
+std::atomic<int64_t> heap_allocations{0};
+
+}  // namespace
+
+// Not inlined, or GCC takes the pairs new–free and malloc–delete for mistakes.
+[[gnu::noinline]] void* operator new(std::size_t bytes) {
+  ++heap_allocations;
+  if (void* memory = std::malloc(bytes > 0 ? bytes : 1)) return memory;
+  throw std::bad_alloc();
+}
+[[gnu::noinline]] void operator delete(void* memory) noexcept {
+  std::free(memory);
+}
+[[gnu::noinline]] void operator delete(void* memory, std::size_t) noexcept {
+  std::free(memory);
+}
 
 namespace syncbn {
 namespace {
@@ -36,6 +66,28 @@ class CountingAllocator final : public c10::Allocator {
   std::atomic<int64_t> count_{0};
 };
 
+/// Counts what costs: any tensor on the CPU, the driver's allocations on CUDA.
+class AllocationCounter {
+ public:
+  explicit AllocationCounter(at::Device device) : device_(device) {
+    if (device.is_cpu()) on_cpu_ = std::make_unique<CountingAllocator>();
+    take();
+  }
+  /// Since the last call.
+  int64_t take() {
+    if (on_cpu_) return on_cpu_->take();
+    const int64_t before = seen_;
+    seen_ =
+        at::getDeviceAllocator(device_.type())->getDeviceStats(device_.index()).num_device_alloc;
+    return seen_ - before;
+  }
+
+ private:
+  at::Device device_;
+  std::unique_ptr<CountingAllocator> on_cpu_;
+  int64_t seen_ = 0;
+};
+
 struct Case {
   const char* name;
   const char* norm;
@@ -43,6 +95,8 @@ struct Case {
   const char* optimizer;
   const char* dtype;
   double clip;
+  double dropout = 0;
+  const char* activation = "relu";
 };
 void PrintTo(const Case& c, std::ostream* out) {
   *out << c.name;
@@ -58,6 +112,14 @@ TEST(CountingAllocator, SeesATensor) {
   EXPECT_EQ(allocator.take(), 0);
 }
 
+TEST(AllocationCounter, SeesATensorOfTheDevice) {
+  AllocationCounter counter(test_device());
+  // Far above what the caching allocator may hold already.
+  const at::Tensor t = at::empty({256 << 20}, at::device(test_device()).dtype(at::kByte));
+  EXPECT_GE(counter.take(), 1);
+  EXPECT_EQ(counter.take(), 0);
+}
+
 TEST_P(Allocation, NoneInSteadyState) {
   constexpr int64_t kWarmUp = 2, kSteps = 20;
   Runtime& runtime = test_runtime();
@@ -66,6 +128,8 @@ TEST_P(Allocation, NoneInSteadyState) {
   options.data.name = "synthetic";
   options.norm.kind = c.norm;
   options.norm.batch = c.norm_batch;
+  options.model.activation = c.activation;
+  options.model.dropout = c.dropout;
   options.train.batch = 31;  // uneven shares
   options.train.optimizer = c.optimizer;
   options.train.clip = c.clip;
@@ -73,14 +137,14 @@ TEST_P(Allocation, NoneInSteadyState) {
   options.train.drop_last = true;
   options.run.dtype = c.dtype;
   const Dataset data = load_dataset(runtime, options);
-  Trainer trainer(runtime.world(), options, data, at::kCPU);
+  Trainer trainer(runtime.world(), options, data, test_device());
   trainer.train_epoch(0);
 
-  CountingAllocator allocator;
+  AllocationCounter counter(test_device());
   int64_t allocations = 0;
   for (int64_t k = 0; k < kSteps; ++k) {
     trainer.train_step(k);
-    allocations += allocator.take();
+    allocations += counter.take();
   }
   EXPECT_EQ(allocations, 0) << "in " << kSteps << " steps";
 }
@@ -95,8 +159,60 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"SyncAdamDouble", "batch", "global", "adam", "float64", 0},
                     Case{"LocalAdam", "batch", "local", "adam", "float32", 0},
                     Case{"GhostSgd", "batch", "4", "sgd", "float32", 0},
-                    Case{"SyncSgdClip", "batch", "global", "sgd", "float32", 1}),
+                    Case{"SyncSgdClip", "batch", "global", "sgd", "float32", 1},
+                    Case{"SyncSigmoidSgd", "batch", "global", "sgd", "float32", 0, 0, "sigmoid"},
+                    Case{"LayerNormTanhSgd", "layer", "global", "sgd", "float32", 0, 0, "tanh"},
+                    Case{"LayerNormAdamDouble", "layer", "global", "adam", "float64", 0},
+                    Case{"DropoutSgd", "batch", "global", "sgd", "float32", 0, 0.3}),
     [](const auto& parameter) { return std::string(parameter.param.name); });
+
+TEST(Heap, CountsATensor) {
+  const int64_t before = heap_allocations;
+  const at::Tensor t = at::ones({3});
+  EXPECT_GT(heap_allocations, before);
+}
+
+// The layer's own calls, on one rank: what a communicator allocates is its own matter.
+TEST(Heap, NormLayersLeaveItAlone) {
+  constexpr int64_t kBatch = 31, kFeatures = 70;
+  const CommPtr world = test_runtime().world();
+  const CommPtr alone = world->split(world->rank(), 0);
+  for (const auto dtype : {at::kFloat, at::kDouble}) {
+    for (const auto& [kind, norm_batch] :
+         {std::pair{"batch", "global"}, std::pair{"batch", "local"}, std::pair{"batch", "4"},
+          std::pair{"layer", "global"}}) {
+      SCOPED_TRACE(concat(kind, ' ', norm_batch, ' ', dtype));
+      NormOptions options;
+      options.kind = kind;
+      const auto layer =
+          make_norm(options, kFeatures, fusible(options, Activation::kTanh), dtype, at::kCPU);
+      const auto vector = [&] { return at::ones({kFeatures}, dtype); };
+      const Sharding sharding = {3, 0, 1, true};
+      layer->bind({sharding,
+                   {vector(), vector()},
+                   {{vector()}, {vector()}},
+                   {at::zeros({layer->reduced()}, dtype)}});
+      StatsGrouping grouping(alone, sharding, group_size(norm_batch, kBatch));
+      const std::vector<Range> shards = sharding.shard_rows(kBatch);
+      StepContext context;
+      context.shards = &shards;
+      context.batch = kBatch;
+      context.rows = {0, kBatch};
+      context.groups = &grouping.of(kBatch);
+      at::Tensor x = at::rand({context.rows.size(), kFeatures}, dtype);
+      at::Tensor y = at::empty_like(x), dy = at::rand_like(x), dx = at::empty_like(x);
+      int64_t allocations = 0;
+      for (int step = 0; step < 3; ++step) {  // the first makes the buffers
+        const int64_t before = heap_allocations;
+        layer->forward(x, y, context);
+        layer->backward(x, y, dy, dx, context);
+        layer->after_reduce();
+        if (step > 0) allocations += heap_allocations - before;
+      }
+      EXPECT_EQ(allocations, 0);
+    }
+  }
+}
 
 }  // namespace
 }  // namespace syncbn

@@ -16,13 +16,6 @@ namespace {
 constexpr int64_t kPixels = 20;
 constexpr double kDoubleBound = 1e-10;
 
-// The oracle computes on the CPU, whatever device is tested.
-class Central : public testing::Test {
-  void SetUp() override {
-    if (!test_device()) GTEST_SKIP() << "no CUDA device";
-  }
-};
-
 // n noisy samples of 10 classes, the same on every rank.
 Dataset make_data(int64_t n) {
   const RandomStream random(7, Stream::kSynthetic, 99);
@@ -79,7 +72,7 @@ std::unique_ptr<torch::optim::Optimizer> reference_optimizer(const Options& opti
 // oracle.
 Differences compare(const Options& options, const Dataset& data, int64_t steps,
                     int64_t reference_group) {
-  Trainer trainer(test_runtime().world(), options, data, *test_device());
+  Trainer trainer(test_runtime().world(), options, data, test_device());
   Reference reference(trainer.network(), trainer.replica().state_dict(), options.norm);
   const auto optimizer = reference_optimizer(options, reference);
   const at::ScalarType dtype = options.run.dtype == "float64" ? at::kDouble : at::kFloat;
@@ -122,7 +115,7 @@ void expect_within(const Differences& d, double bound) {
 }
 
 // 203 samples: six batches of 32, which 3 ranks share unevenly, and a short one of 11.
-TEST_F(Central, SyncEqualsOneProcessInDouble) {
+TEST(Central, SyncEqualsOneProcessInDouble) {
   const Dataset data = make_data(203);
   for (const char* optimizer : {"sgd", "adam"}) {
     SCOPED_TRACE(optimizer);
@@ -136,7 +129,7 @@ TEST_F(Central, SyncEqualsOneProcessInDouble) {
 // alone are compared in float: the bias of a Linear before batch norm has gradient 0 but for
 // rounding, Adam scales that rounding to steps of the learning rate, and the running mean follows
 // the bias, all without effect on the network's output.
-TEST_F(Central, SyncEqualsOneProcessInFloat) {
+TEST(Central, SyncEqualsOneProcessInFloat) {
   Options options = base_options("float32");
   options.train.lr = 0.05;
   options.train.optimizer = "sgd";
@@ -147,7 +140,7 @@ TEST_F(Central, SyncEqualsOneProcessInFloat) {
   EXPECT_LE(compare(base_options("float32"), make_data(203), 50, 203).loss, 5e-6);
 }
 
-TEST_F(Central, EmptySharesTakePart) {
+TEST(Central, EmptySharesTakePart) {
   Options options = base_options();
   options.train.batch = 3;  // four ranks: one has no sample
   options.norm.eps = 0.1;   // three samples amplify rounding
@@ -156,7 +149,7 @@ TEST_F(Central, EmptySharesTakePart) {
 
 // Every M from ghost batches within a rank to groups across ranks, aligned with shares or not, with
 // a short last group: the same at any R as groups of M in one process.
-TEST_F(Central, AnyNormBatchEqualsItsGroupsInOneProcess) {
+TEST(Central, AnyNormBatchEqualsItsGroupsInOneProcess) {
   const Dataset data = make_data(156);  // the last batch has 156 mod 48 = 12 samples
   for (const int64_t m : {2, 4, 6, 8, 12, 16, 24, 48}) {
     SCOPED_TRACE("M = " + std::to_string(m));
@@ -169,7 +162,7 @@ TEST_F(Central, AnyNormBatchEqualsItsGroupsInOneProcess) {
   }
 }
 
-TEST_F(Central, PositionsAndActivations) {
+TEST(Central, PositionsAndActivations) {
   const Dataset data = make_data(203);
   for (const char* activation : {"relu", "sigmoid", "tanh"}) {
     for (const char* position : {"pre", "post"}) {
@@ -185,7 +178,7 @@ TEST_F(Central, PositionsAndActivations) {
   }
 }
 
-TEST_F(Central, WithoutNormAndWithLayerNorm) {
+TEST(Central, WithoutNormAndWithLayerNorm) {
   const Dataset data = make_data(203);
   for (const char* kind : {"none", "layer"}) {
     SCOPED_TRACE(kind);
@@ -196,7 +189,7 @@ TEST_F(Central, WithoutNormAndWithLayerNorm) {
 }
 
 // The negative control: half the normalization batch is another training.
-TEST_F(Central, HalfTheNormBatchDiffers) {
+TEST(Central, HalfTheNormBatchDiffers) {
   Options options = base_options();
   options.norm.batch = "16";
   options.train.drop_last = true;
@@ -209,14 +202,14 @@ TEST_F(Central, HalfTheNormBatchDiffers) {
 
 // The gradient of the batch's loss through sync BN, against central differences, on every rank
 // alike.
-TEST_F(Central, NumericalGradientAcrossRanks) {
+TEST(Central, NumericalGradientAcrossRanks) {
   Options options = base_options();
   options.model.activation = "tanh";  // smooth, so that differences are derivatives
   options.train.optimizer = "sgd";
   options.train.momentum = 0;
   options.train.lr = 1e-30;  // the step evaluates loss and gradient and moves nothing
   const Dataset data = make_data(32);
-  Trainer trainer(test_runtime().world(), options, data, *test_device());
+  Trainer trainer(test_runtime().world(), options, data, test_device());
   trainer.start_epoch(0);
   const auto loss = [&] {
     trainer.train_step(0);

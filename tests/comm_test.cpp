@@ -7,6 +7,7 @@
 #include "comm/communicator.hpp"
 #include "comm/cuda_device.hpp"
 #include "comm/nccl_communicator.hpp"
+#include "comm/overlap.hpp"
 #include "support/mpi_main.hpp"
 #include "support/strict.hpp"
 
@@ -36,12 +37,9 @@ class Conformance : public testing::TestWithParam<std::string> {
     if (GetParam() == "mpi_cpu") return;
     const int64_t fewest = -comm_->max_on_host(-cuda::device_count());
     const bool nccl = GetParam() == "nccl";
-    if (fewest == 0) GTEST_SKIP() << "no CUDA device";
     if (nccl && fewest < runtime.local_size()) GTEST_SKIP() << "NCCL needs a GPU for every rank";
-    const auto index = runtime.local_rank() % fewest;
-    device_ = at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
-    cuda::set_device(static_cast<int>(index));
-    if (nccl) comm_ = make_nccl_communicator(comm_, device_, /*even_alone=*/true);
+    device_ = test_device();
+    if (nccl) comm_ = make_nccl_communicator(comm_, device_, /*limit_s=*/20, /*even_alone=*/true);
   }
 
   at::Tensor own(int64_t count, at::ScalarType type) const {
@@ -92,6 +90,19 @@ TEST_P(Conformance, AllReduceGivesAllRanksTheSameBits) {
       EXPECT_TRUE(texts[static_cast<size_t>(r)] == texts[0]) << "rank " << r << " has other bits";
     }
   }
+}
+
+TEST_P(Conformance, AWaitEndsWhenTheDeviceIsDone) {
+  at::Tensor t = own(70001, at::kFloat);
+  DeviceMark mark(device_);
+  for (int i = 0; i < 20; ++i) comm_->all_reduce(t, ReduceOp::kMax);
+  mark.set();
+  comm_->wait(mark);
+  EXPECT_TRUE(mark.passed());
+  const auto part = comm_->split(rank_ % 2, rank_);
+  part->all_reduce(t, ReduceOp::kMax);
+  comm_->wait(device_);  // of what is under way in its parts too
+  part->wait(device_);
 }
 
 TEST_P(Conformance, AllGatherKeepsRankOrderAndShape) {
@@ -346,7 +357,7 @@ TEST(RuntimeFacts, PlacementAndThreadsAreTheSamePlanOnAllRanks) {
   EXPECT_TRUE(placement.device.is_cpu());
   ASSERT_EQ(placement.rank_devices.size(), static_cast<size_t>(runtime.size()));
   EXPECT_EQ(placement.rank_devices[0], runtime.host() + ": cpu");
-  EXPECT_EQ(make_communicator(runtime, placement)->size(), runtime.size());
+  EXPECT_EQ(make_communicator(runtime, placement, 0)->size(), runtime.size());
   EXPECT_THROW(choose_placement(runtime, "cpu", "nccl"), UsageError);
 
   const int before = at::get_num_threads();

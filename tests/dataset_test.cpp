@@ -187,8 +187,6 @@ TEST_F(DatasetTest, AnEmptySplitIsRefused) {
   }
   options_.from_file["data.validation"] = "small.ini: line 3";
   expect_refused(ExitCode::kConfig, {"data.validation"});
-  options_.data.validation = "0.2x";
-  expect_refused(ExitCode::kConfig, {"data.validation", "0.2x"});
 }
 
 TEST_F(DatasetTest, MissingFilesAndFolders) {
@@ -199,8 +197,6 @@ TEST_F(DatasetTest, MissingFilesAndFolders) {
   expect_refused(ExitCode::kInputMissing, {kTestLabels, "dataset-fashion-mnist"});
   options_.data.dir += "/nowhere";
   expect_refused(ExitCode::kInputMissing, {kTrainImages, "/nowhere"});
-  options_.data.name = "mnits";
-  expect_refused(ExitCode::kUsage, {"data.name", "mnits", "synthetic"});
 }
 
 TEST_F(DatasetTest, AFolderOrDamageInPlaceOfAFile) {

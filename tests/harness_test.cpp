@@ -1,6 +1,7 @@
 // That the main program of MPI tests can fail: each case is a job of harness_probe.
 #include <gtest/gtest.h>
 
+#include "comm/cuda_device.hpp"
 #include "support/job.hpp"
 
 namespace syncbn {
@@ -49,11 +50,18 @@ TEST(Harness, AnotherNumberOfRanksIsAFailure) {
   EXPECT_TRUE(says(job, "this job has 2 ranks, and SYNCBN_EXPECTED_RANKS is 3")) << job.output;
 }
 
-TEST(Harness, WhereADeviceMayBeMissingASkipIsASkip) {
-  setenv("SYNCBN_TEST_DEVICE", "cuda", 1);
+TEST(Harness, OnADeviceASkipIsASkip) {
+  const JobVariable device("SYNCBN_TEST_DEVICE", "cuda");
   EXPECT_EQ(run_probe(1, "Skips", 1).code, 77);
-  EXPECT_EQ(run_probe(1, "Passes", 1).code, 0);
-  unsetenv("SYNCBN_TEST_DEVICE");
+  EXPECT_EQ(run_probe(1, "Passes", 1).code, cuda::device_count() > 0 ? 0 : 77);
+}
+
+TEST(Harness, WithoutTheDeviceNoTestIsRun) {
+  const JobVariable device("SYNCBN_TEST_DEVICE", "cuda"), none("CUDA_VISIBLE_DEVICES", "");
+  const JobResult job = run_probe(2, "Passes", 2);
+  EXPECT_EQ(job.code, 77) << job.output;
+  EXPECT_TRUE(says(job, "all tests skipped: a rank sees no CUDA device")) << job.output;
+  EXPECT_FALSE(says(job, "[ RUN")) << job.output;
 }
 
 }  // namespace

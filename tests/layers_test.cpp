@@ -1,6 +1,6 @@
 // Every layer's own derivative against autograd of the same function and against finite
 // differences, in double, through a whole network of that layer: the loss's gradient by every
-// parameter.
+// parameter. What they are compared with is computed on the CPU.
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
@@ -17,6 +17,10 @@ namespace {
 
 constexpr int64_t kRows = 12, kInputs = 9;
 
+at::TensorOptions on_device(at::ScalarType dtype) {
+  return at::device(test_device()).dtype(dtype);
+}
+
 struct Case {
   std::string activation, norm, position;
   bool output;
@@ -31,12 +35,14 @@ std::ostream& operator<<(std::ostream& out, const Case& c) {
 // A network with what belongs around it, on this rank alone.
 struct Bench {
   explicit Bench(const Case& c)
-      : network(model(c), norm(c), {kInputs, kClasses, kRows + 3, at::kDouble, at::kCPU}, 3),
+      : network(model(c), norm(c), {kInputs, kClasses, kRows + 3, at::kDouble, test_device()}, 3),
         alone(test_runtime().world()->split(test_runtime().rank(), 0)),
-        replica(network, at::kDouble, at::kCPU, alone),
-        grouping(alone, kRows) {
+        replica(network, sharding, at::kDouble, test_device(), alone),
+        grouping(alone, sharding, kRows),
+        shards(sharding.shard_rows(kRows)) {
     context.batch = kRows;
     context.rows = {0, kRows};
+    context.shards = &shards;
     context.groups = &grouping.of(kRows);
     torch::manual_seed(1);
     x = torch::randn({kRows, kInputs}, at::kDouble);
@@ -59,17 +65,19 @@ struct Bench {
   }
   double loss() {
     network.input(kRows).copy_(x);
-    at::Tensor totals = torch::empty({2}, at::kDouble);
-    softmax_cross_entropy(network.forward(context), labels, 1.0 / kRows, totals,
-                          network.logits_gradient());
-    return totals[0].item<double>() / kRows;
+    at::Tensor totals = torch::empty({sharding.shards, 2}, on_device(at::kDouble));
+    softmax_cross_entropy(network.forward(context), labels.to(test_device()), shards, 1.0 / kRows,
+                          totals, network.logits_gradient());
+    return totals.sum(0)[0].item<double>() / kRows;
   }
 
   static constexpr int64_t kClasses = 10;
+  const Sharding sharding = {3, 0, 1, true};
   Network network;
   CommPtr alone;
   Replica replica;
   StatsGrouping grouping;
+  std::vector<Range> shards;
   StepContext context;
   at::Tensor x, labels;
 };
@@ -96,7 +104,7 @@ TEST(Layers, EqualAutograd) {
     bench.network.backward(bench.context);
     int64_t offset = 0;
     for (const auto& parameter : reference.parameters()) {
-      const at::Tensor ours = bench.replica.gradients().narrow(0, offset, parameter.numel());
+      const at::Tensor ours = bench.replica.gradients().cpu().narrow(0, offset, parameter.numel());
       const at::Tensor scale = reference.parameters().back().grad().abs().max();
       const double difference = (ours - parameter.grad().flatten()).abs().max().item<double>();
       EXPECT_LE(difference, 1e-12 * std::max(1.0, scale.item<double>()))
@@ -133,7 +141,7 @@ TEST(Layers, EqualFiniteDifferences) {
 
 TEST(Dropout, MaskIsAFunctionOfTheSampleNotOfTheShare) {
   const int64_t n = 40, c = 33;
-  const at::Tensor x = torch::ones({n, c}, at::kDouble);
+  const at::Tensor x = torch::ones({n, c}, on_device(at::kDouble));
   StepContext context;
   context.step = 5;
   context.rows = {0, n};
@@ -167,14 +175,37 @@ TEST(Dropout, MaskIsAFunctionOfTheSampleNotOfTheShare) {
   EXPECT_TRUE(torch::equal(other, x));
 }
 
+// Many steps in a row without waiting, with more and more rows: no mask may be made in memory out
+// of which another is still being copied.
+TEST(Dropout, MasksOfConsecutiveStepsDoNotMix) {
+  constexpr int64_t kSteps = 40, kUnits = 257;
+  Dropout layer(kUnits, 0.5, 4, 1);
+  std::vector<at::Tensor> masks;
+  StepContext context;
+  const auto rows_of = [](int64_t step) { return 20 + 150 * (step / 10); };
+  for (context.step = 0; context.step < kSteps; ++context.step) {
+    context.rows = {0, rows_of(context.step)};
+    const at::Tensor x = torch::ones({context.rows.size(), kUnits}, on_device(at::kFloat));
+    masks.push_back(torch::empty_like(x));
+    layer.forward(x, masks.back(), context);
+  }
+  for (context.step = 0; context.step < kSteps; ++context.step) {
+    context.rows = {0, rows_of(context.step)};
+    at::Tensor expected = torch::empty({context.rows.size(), kUnits});
+    Dropout(kUnits, 0.5, 4, 1).forward(torch::ones_like(expected), expected, context);
+    EXPECT_TRUE(torch::equal(masks[static_cast<size_t>(context.step)].cpu(), expected))
+        << "step " << context.step;
+  }
+}
+
 TEST(Dropout, EqualsAutogradUnderItsMask) {
-  const at::Tensor x = torch::randn({8, 13}, at::kDouble).set_requires_grad(true);
-  const at::Tensor upstream = torch::randn({8, 13}, at::kDouble);
+  const at::Tensor x = torch::randn({8, 13}, on_device(at::kDouble)).set_requires_grad(true);
+  const at::Tensor upstream = torch::randn({8, 13}, on_device(at::kDouble));
   StepContext context;
   context.rows = {0, 8};
   Dropout dropout(13, 0.4, 2, 1);
   at::Tensor mask = torch::empty_like(upstream), y = torch::empty_like(upstream);
-  dropout.forward(torch::ones({8, 13}, at::kDouble), mask, context);
+  dropout.forward(torch::ones_like(upstream), mask, context);
   const at::Tensor expected = x * mask;
   expected.backward(upstream);
   dropout.forward(x.detach(), y, context);
@@ -214,17 +245,25 @@ TEST(Loss, EqualsCrossEntropyAndCountsTheFirstOfEqualLogits) {
     const at::Tensor loss = torch::nn::functional::cross_entropy(
         logits, labels, torch::nn::functional::CrossEntropyFuncOptions().reduction(torch::kSum));
     loss.backward();
-    at::Tensor totals = torch::empty({2}, at::kDouble), gradient = torch::empty({50, 10}, dtype);
-    softmax_cross_entropy(logits.detach(), labels, 1, totals, gradient);
+    at::Tensor totals = torch::empty({3, 2}, on_device(at::kDouble));
+    at::Tensor gradient = torch::empty({50, 10}, on_device(dtype));
+    softmax_cross_entropy(logits.detach().to(test_device()), labels.to(test_device()),
+                          {{0, 20}, {20, 20}, {20, 50}}, 1, totals, gradient);
+    EXPECT_EQ(totals[1].abs().max().item<double>(), 0) << "of no rows";
+    totals = totals.sum(0);
     const double bound = dtype == at::kDouble ? 1e-13 : 1e-6;
+    // CUDA's log-softmax subtracts max + log Σ, up to 128 here, rounded to 128 · 2⁻²⁴ = 8e-6.
+    const double gradient_bound = dtype == at::kFloat && test_device().is_cuda() ? 1e-5 : bound;
     EXPECT_LE(relative_difference(totals[0], loss), bound);
-    EXPECT_LE(relative_difference(gradient, logits.grad()), bound);
+    EXPECT_LE(relative_difference(gradient, logits.grad()), gradient_bound);
     EXPECT_EQ(totals[1].item<double>(), logits.argmax(1).eq(labels).sum().item<double>());
   }
-  at::Tensor totals = torch::empty({2}, at::kDouble), none;
-  softmax_cross_entropy(torch::zeros({2, 10}), torch::tensor({0, 1}, at::kLong), 1, totals, none);
-  EXPECT_EQ(totals[1].item<double>(), 1);  // all equal: class 0 is the first
-  softmax_cross_entropy(torch::zeros({0, 10}), torch::zeros({0}, at::kLong), 1, totals, none);
+  at::Tensor totals = torch::empty({1, 2}, on_device(at::kDouble)), none;
+  softmax_cross_entropy(torch::zeros({2, 10}, on_device(at::kFloat)),
+                        torch::tensor({0, 1}, on_device(at::kLong)), {{0, 2}}, 1, totals, none);
+  EXPECT_EQ(totals[0][1].item<double>(), 1);  // all equal: class 0 is the first
+  softmax_cross_entropy(torch::zeros({0, 10}, on_device(at::kFloat)),
+                        torch::zeros({0}, on_device(at::kLong)), {{0, 0}}, 1, totals, none);
   EXPECT_EQ(totals.abs().max().item<double>(), 0);
 }
 

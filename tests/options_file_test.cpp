@@ -76,9 +76,9 @@ TEST_F(ConfigFiles, ReadWholeOrRefused) {
   const std::string missing = (folder_ / "missing.ini").string();
   expect_error(read(missing), ExitCode::kInputMissing, {missing, "No such file"});
   expect_error(read(folder_.string()), ExitCode::kInputMissing, {folder_.string(), "folder"});
-  expect_error(read("/dev/zero"), ExitCode::kInputMissing, {"not a regular file"});
+  expect_error(read("/dev/zero"), ExitCode::kInputMissing, {"expected a regular file"});
   const std::string large = write("large.ini", std::string((1 << 20) + 1, '#'));
-  expect_error(read(large), ExitCode::kConfig, {large, "1 MiB"});
+  expect_error(read(large), ExitCode::kConfig, {large, "1048577 bytes"});
   const std::string binary = write("nul.ini", std::string("[train]\nbatch = 3\0002\n", 21));
   expect_error(read(binary), ExitCode::kConfig, {binary, "byte 18"});
 }
@@ -87,7 +87,7 @@ TEST_F(ConfigFiles, PipeIsRefusedAtOnce) {
   const std::string pipe = (folder_ / "pipe").string();
   ASSERT_EQ(::mkfifo(pipe.c_str(), 0600), 0);
   auto done = std::async(std::launch::async, [&] {
-    expect_error([&] { read_config(pipe); }, ExitCode::kInputMissing, {"not a regular file"});
+    expect_error([&] { read_config(pipe); }, ExitCode::kInputMissing, {"expected a regular file"});
   });
   EXPECT_EQ(done.wait_for(std::chrono::seconds(1)), std::future_status::ready);
   ::close(::open(pipe.c_str(), O_RDWR | O_NONBLOCK));  // lets a reader that waits go on

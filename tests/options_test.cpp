@@ -60,6 +60,8 @@ const std::map<std::string, std::string>& other_values() {
       {"run.device", "cpu"},
       {"run.backend", "mpi"},
       {"run.dtype", "float64"},
+      {"run.reduce", "fast"},
+      {"run.shards", "12"},
       {"run.threads", "2"},
       {"run.timeout", "2.5"}};
   return values;
@@ -130,6 +132,7 @@ TEST(Options, BatchPerRankReplacesBatchOfAnEarlierSource) {
 TEST(Options, FlagsAndConfigPath) {
   const CommandLine line = command_line({"--overwrite", "--config=a.ini", "--dry-run"});
   EXPECT_EQ(line.config, "a.ini");
+  EXPECT_EQ(line.words, "syncbn-train --overwrite --config=a.ini --dry-run");
   EXPECT_TRUE(line.overwrite && line.dry_run);
   EXPECT_FALSE(line.help || line.version || line.print_config);
   const CommandLine others = command_line({"--help", "--version", "--print-config"});
@@ -215,6 +218,7 @@ const std::vector<BadValue>& bad_values() {
       {"data.validation", "train", "fraction"},
       {"data.validation", "nan", "fraction"},
       {"run.seed", "-1", "from 0"},
+      {"run.shards", "0", "from 1 to 4096"},
       {"run.threads", "4097", "from 0 to 4096"},
       {"run.timeout", "-1", "from 0"},
   };
@@ -241,6 +245,8 @@ TEST(Options, SettingsThatContradictEachOther) {
   EXPECT_EQ(parse_sizes("model.hidden", parse({"--model.hidden", layers}).model.hidden).size(),
             64u);
   expect_usage({"--model.hidden", layers + ",8"}, {"model.hidden", "at most 64 layers"});
+  EXPECT_NO_THROW(parse({"--model.hidden", "32768,31984"}));  // 784 inputs: 2^30 weights
+  expect_usage({"--model.hidden", "32768,31985"}, {"model.hidden", "at most 1073741824 weights"});
   for (const std::string out : {"a#b", " a", "a ", "a\nb", "a\tb"}) {
     expect_usage({"--run.out", out}, {"--run.out", "control characters"});
   }
@@ -269,7 +275,29 @@ TEST(Options, HelpListsTheWordsThatAreAccepted) {
       }
     }
   });
-  EXPECT_EQ(lists, 14u);
+  EXPECT_EQ(lists, 15u);
+}
+
+void expect_ranks_error(const std::vector<std::string>& words, int ranks,
+                        const std::vector<std::string>& parts) {
+  SCOPED_TRACE(testing::PrintToString(words));
+  const Options options = parse(words);
+  expect_error([&] { validate_for_ranks(options, ranks); }, ExitCode::kUsage, parts);
+}
+
+TEST(Options, ScaledRateMustBeFinite) {
+  const std::vector<std::string> huge = {"--norm.kind",          "none", "--train.lr",     "1e308",
+                                         "--train.lr_reference", "1",    "--train.lr_rule"};
+  for (const std::string rule : {"linear", "sqrt"}) {
+    std::vector<std::string> words = huge;
+    words.push_back(rule);
+    expect_ranks_error(words, 1, {"--train.lr", "train.lr_rule = " + rule, "128", "1e+308"});
+    words.insert(words.end(), {"--train.batch_per_rank", "1"});
+    EXPECT_NO_THROW(validate_for_ranks(parse(words), 1)) << rule;  // at the reference batch
+    expect_ranks_error(words, 4, {"--train.lr", "batch of 4"});
+  }
+  const Options in_file = parse({}, "[train]\nlr = 1e308\nlr_rule = linear\nlr_reference = 1\n");
+  expect_error([&] { validate_for_ranks(in_file, 1); }, ExitCode::kConfig, {"line 2", "train.lr"});
 }
 
 TEST(Options, HelpFitsTheTerminal) {
@@ -283,11 +311,10 @@ TEST(Options, HelpFitsTheTerminal) {
   }
 }
 
-void expect_ranks_error(const std::vector<std::string>& words, int ranks,
-                        const std::vector<std::string>& parts) {
-  SCOPED_TRACE(testing::PrintToString(words));
-  const Options options = parse(words);
-  expect_error([&] { validate_for_ranks(options, ranks); }, ExitCode::kUsage, parts);
+TEST(Options, EveryRankNeedsAShard) {
+  EXPECT_NO_THROW(validate_for_ranks(parse({}), 16));
+  expect_ranks_error({}, 17, {"run.shards", "17 ranks", "found '16'", "--run.reduce fast"});
+  EXPECT_NO_THROW(validate_for_ranks(parse({"--run.reduce", "fast"}), 17));
 }
 
 TEST(Options, NormBatchTilesTheGlobalBatch) {
@@ -304,7 +331,10 @@ TEST(Options, NormBatchTilesTheGlobalBatch) {
   EXPECT_NO_THROW(validate_for_ranks(six, 3));
   expect_ranks_error({"--norm.batch", "16", "--train.batch_per_rank", "8"}, 3, {"24", "is 12"});
   expect_ranks_error({"--train.batch", "1"}, 1, {"--train.batch", "at least 2"});
-  expect_ranks_error({"--train.batch", "7", "--norm.batch", "local"}, 4, {"at least 8", "4 ranks"});
+  expect_ranks_error({"--train.batch", "31", "--norm.batch", "local"}, 4,
+                     {"at least 32", "16 shards"});
+  expect_ranks_error({"--train.batch", "7", "--norm.batch", "local", "--run.reduce", "fast"}, 4,
+                     {"at least 8", "4 ranks"});
   expect_ranks_error({"--train.batch_per_rank", "1073741824"}, 2, {"--train.batch_per_rank"});
   for (const std::string kind : {"none", "layer"}) {
     const Options free = parse({"--norm.kind", kind, "--norm.batch", "7", "--train.batch", "1"});

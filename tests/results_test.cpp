@@ -26,6 +26,18 @@ using Json = nlohmann::ordered_json;
 
 // ---- files ----
 
+TEST(ReadRegularFile, ReadsAnyBytesUpToTheLimit) {
+  const TempFolder folder;
+  const std::string path = folder.path() / "a", text = std::string("\0\xff\n", 3) + too_long();
+  write_file(path, text);
+  const FileBytes bytes =
+      read_regular_file(path, "weights file", text.size(), ExitCode::kInputDamaged);
+  EXPECT_EQ(std::string(bytes.data.get(), bytes.data.get() + bytes.size), text);
+  expect_error(
+      [&] { read_regular_file(path, "weights file", text.size() - 1, ExitCode::kInputDamaged); },
+      ExitCode::kInputDamaged, {"weights file", path, "5003 bytes", "at most 5002"});
+}
+
 TEST(WriteFile, ReplacesTheWholeFile) {
   const TempFolder folder;
   const std::string path = folder.path() / "a";

@@ -77,6 +77,28 @@ TEST(WatchdogJob, ARankThatLeavesEarlyEndsTheJob) {
   EXPECT_GE(count_lines(job.output, "no progress for"), 1) << job.output;
 }
 
+TEST(WatchdogJob, ARankStoppedBeforeMpiStartsEndsTheJob) {
+  const JobVariable limit("SYNCBN_START_TIMEOUT", "2");
+  const JobResult job = run_job(3, "runtime_probe absent");
+  EXPECT_EQ(job.code, 124) << job.output;
+  EXPECT_LT(job.seconds, 2 + 10) << "not before mpiexec's own time-out";
+  EXPECT_GE(count_lines(job.output, "no progress for 2 s, in 'starting MPI'"), 1) << job.output;
+}
+
+TEST(WatchdogJob, TheLimitOfTheStartIsOverOnceMpiRuns) {
+  const JobVariable limit("SYNCBN_START_TIMEOUT", "2");
+  const JobResult job = run_job(2, "runtime_probe slow");
+  EXPECT_EQ(job.code, 0) << job.output;
+  EXPECT_GT(job.seconds_left, 2);
+}
+
+TEST(WatchdogJob, ALimitOfTheStartThatIsNoNumberIsRefused) {
+  const JobVariable limit("SYNCBN_START_TIMEOUT", "2m");
+  const JobResult job = run_job(1, "runtime_probe stopped");
+  EXPECT_EQ(job.code, 64) << job.output;
+  EXPECT_EQ(count_lines(job.output, "SYNCBN_START_TIMEOUT is '2m'"), 1) << job.output;
+}
+
 TEST(WatchdogJob, BeatsKeepASlowJobAlive) {
   const JobResult job = run_job(2, "runtime_probe slow");
   EXPECT_EQ(job.code, 0) << job.output;

@@ -1,5 +1,5 @@
-// syncbn::SyncBatchNorm on the shares of a batch against torch::nn::BatchNorm on the whole batch,
-// each through autograd.
+// syncbn::SyncBatchNorm on the shares of a batch, on the tested device, against
+// torch::nn::BatchNorm on the whole batch, on the CPU, each through autograd.
 #include "nn/sync_batch_norm.hpp"
 
 #include <gtest/gtest.h>
@@ -69,6 +69,19 @@ at::Tensor same_everywhere(int seed, at::IntArrayRef sizes, double mean = 0) {
   return torch::randn(sizes, torch::kDouble).to(torch::kFloat).to(torch::kDouble) + mean;
 }
 
+/// This rank's rows, on the tested device.
+at::Tensor own_input(const at::Tensor& whole, const Cut& cut = cuts()[0]) {
+  return own_rows(whole.to(test_device()), cut);
+}
+
+/// A norm layer of these options over all ranks, on the tested device.
+SyncBatchNorm make_norm(const BatchNormOptions& options = BatchNormOptions(kFeatures),
+                        torch::Dtype dtype = torch::kDouble) {
+  SyncBatchNorm norm(options, world());
+  norm->to(test_device(), dtype);
+  return norm;
+}
+
 at::Tensor sum_over_ranks(at::Tensor t) {
   t = t.clone();
   world()->all_reduce(t);
@@ -117,9 +130,8 @@ template <class Reference>
 void compare(const BatchNormOptions& options, const std::vector<int64_t>& sizes, const Cut& cut,
              torch::Dtype dtype, double tolerance) {
   SCOPED_TRACE(testing::Message() << cut.name << " " << testing::PrintToString(sizes));
-  SyncBatchNorm norm(options, world());
+  SyncBatchNorm norm = make_norm(options, dtype);
   Reference reference(options);
-  norm->to(dtype);
   reference->to(torch::kDouble);
   for (int step = 0; step < 4; ++step) {
     const at::Tensor x = same_everywhere(4 * step, sizes, /*mean=*/3);
@@ -131,7 +143,7 @@ void compare(const BatchNormOptions& options, const std::vector<int64_t>& sizes,
     norm->train(step < 3);
     reference->train(step < 3);
     const Pass expected = run(reference, x, dy);
-    const Pass actual = run(norm, own_rows(x, cut).to(dtype), own_rows(dy, cut).to(dtype));
+    const Pass actual = run(norm, own_input(x, cut).to(dtype), own_input(dy, cut).to(dtype));
     EXPECT_EQ(actual.y.scalar_type(), dtype);
     expect_close(actual.y, own_rows(expected.y, cut), tolerance, "y");
     expect_close(actual.dx, own_rows(expected.dx, cut), tolerance, "dx");
@@ -182,13 +194,12 @@ TEST(SyncBatchNorm, DiffersFromBatchNormOfTheShare) {
 }
 
 TEST(SyncBatchNorm, EvaluationNeedsNoOtherRank) {
-  SyncBatchNorm norm(BatchNormOptions(kFeatures), world());
-  norm->to(torch::kDouble);
-  norm->forward(own_rows(same_everywhere(1, {kSamples, kFeatures}, 2)));
+  SyncBatchNorm norm = make_norm();
+  norm->forward(own_input(same_everywhere(1, {kSamples, kFeatures}, 2)));
   norm->eval();
   if (world()->rank() ==
       world()->size() - 1) {  // a hang or a mixed-up collective if it communicated
-    const at::Tensor x = same_everywhere(2, {1, kFeatures});
+    const at::Tensor x = same_everywhere(2, {1, kFeatures}).to(test_device());
     const Pass pass = run(norm, x, torch::ones_like(x));
     const at::Tensor scale = 1 / (norm->running_var + 1e-5).sqrt();
     expect_close(pass.y, (x - norm->running_mean) * scale, kDouble, "y");
@@ -201,21 +212,20 @@ TEST(SyncBatchNorm, EvaluationNeedsNoOtherRank) {
 
 TEST(SyncBatchNorm, TwoForwardsBeforeTwoBackwards) {
   const BatchNormOptions options(kFeatures);
-  SyncBatchNorm norm(options, world());
+  SyncBatchNorm norm = make_norm(options);
   torch::nn::BatchNorm1d reference(options);
-  norm->to(torch::kDouble);
   reference->to(torch::kDouble);
   std::vector<at::Tensor> x, x_own, y, y_own;
   for (int i = 0; i < 2; ++i) {
     x.push_back(same_everywhere(10 + i, {kSamples + 4 * i, kFeatures}, i).requires_grad_());
-    x_own.push_back(own_rows(x.back()).detach().clone().requires_grad_());
+    x_own.push_back(own_input(x.back()).detach().clone().requires_grad_());
     y.push_back(reference->forward(x.back()));
     y_own.push_back(norm->forward(x_own.back()));
   }
   for (size_t i : {0, 1}) {
     const at::Tensor dy = same_everywhere(20, y[i].sizes());
     y[i].backward(dy);
-    y_own[i].backward(own_rows(dy));
+    y_own[i].backward(own_input(dy));
     expect_close(x_own[i].grad(), own_rows(x[i].grad()), kDouble, "dx");
   }
   expect_equal_state(norm, reference, kDouble);
@@ -223,12 +233,11 @@ TEST(SyncBatchNorm, TwoForwardsBeforeTwoBackwards) {
 
 TEST(SyncBatchNorm, OneOutputUsedTwice) {
   const at::Tensor x = same_everywhere(1, {kSamples, kFeatures});
-  SyncBatchNorm norm(BatchNormOptions(kFeatures), world());
+  SyncBatchNorm norm = make_norm();
   torch::nn::BatchNorm1d reference(kFeatures);
-  norm->to(torch::kDouble);
   reference->to(torch::kDouble);
   const at::Tensor whole = x.clone().requires_grad_();
-  const at::Tensor own = own_rows(x).clone().requires_grad_();
+  const at::Tensor own = own_input(x).clone().requires_grad_();
   const at::Tensor y = reference->forward(whole), y_own = norm->forward(own);
   (y * y.exp()).sum().backward();
   (y_own * y_own.exp()).sum().backward();
@@ -243,14 +252,14 @@ TEST(SyncBatchNorm, NonContiguousInputAndGradient) {
     const at::Tensor x = same_everywhere(1, sizes, 2).movedim(-1, 0);  // (n, C) or (n, C, 3)
     const at::Tensor dy = same_everywhere(2, sizes).movedim(-1, 0);
     EXPECT_FALSE(x.is_contiguous());
-    SyncBatchNorm norm(options, world());
+    SyncBatchNorm norm = make_norm(options);
     torch::nn::BatchNorm1d reference(options);
-    norm->to(torch::kDouble);
     reference->to(torch::kDouble);
     const Pass expected = run(reference, x, dy);
-    const at::Tensor leaf = own_rows(x).detach().requires_grad_();
+    const at::Tensor leaf = own_input(x).detach().requires_grad_();
+    EXPECT_FALSE(leaf.is_contiguous());
     const at::Tensor y = norm->forward(leaf);
-    y.backward(own_rows(dy));
+    y.backward(own_input(dy));
     expect_close(y, own_rows(expected.y), kDouble, "y");
     expect_close(leaf.grad(), own_rows(expected.dx), kDouble, "dx");
     expect_equal_state(norm, reference, kDouble);
@@ -290,8 +299,9 @@ TEST(SyncBatchNorm, StateDictsAreInterchangeable) {
   SyncBatchNorm norm(BatchNormOptions(kFeatures), world());
   norm->to(torch::kDouble);
   last->to(torch::kDouble);
-  exchange_state(first, norm);
+  exchange_state(first, norm);  // with the tensors comes their device
   exchange_state(norm, last);
+  norm->to(test_device());
   for (const auto& entry : first->named_parameters()) {
     expect_same_bits(norm->named_parameters()[entry.key()], entry.value(), entry.key());
     expect_same_bits(last->named_parameters()[entry.key()], entry.value(), entry.key());
@@ -303,13 +313,12 @@ TEST(SyncBatchNorm, StateDictsAreInterchangeable) {
   EXPECT_EQ(norm->named_buffers().size(), first->named_buffers().size());
   first->eval();
   norm->eval();
-  expect_close(norm->forward(x), first->forward(x), kDouble, "y");
+  expect_close(norm->forward(x.to(test_device())), first->forward(x), kDouble, "y");
 }
 
 TEST(SyncBatchNorm, CloneHasTensorsOfItsOwn) {
-  const at::Tensor x = own_rows(same_everywhere(1, {kSamples, kFeatures}, 4));
-  SyncBatchNorm norm(BatchNormOptions(kFeatures), world());
-  norm->to(torch::kDouble);
+  const at::Tensor x = own_input(same_everywhere(1, {kSamples, kFeatures}, 4));
+  SyncBatchNorm norm = make_norm();
   norm->forward(x);
   const at::Tensor mean = norm->running_mean.clone();
   SyncBatchNorm copy(std::dynamic_pointer_cast<SyncBatchNormImpl>(norm->clone()));
@@ -334,6 +343,7 @@ torch::nn::Sequential make_model(MakeNorm&& norm) {
 TEST(SyncBatchNorm, TrainsInsideASequential) {
   constexpr int kSteps = 10;
   auto model = make_model([](int64_t c) { return SyncBatchNorm(BatchNormOptions(c), world()); });
+  model->to(test_device());
   auto whole = make_model([](int64_t c) { return torch::nn::BatchNorm1d(c); });
   torch::optim::SGD optimizer(model->parameters(), 0.5), reference(whole->parameters(), 0.5);
   for (int step = 0; step < kSteps; ++step) {
@@ -352,7 +362,7 @@ TEST(SyncBatchNorm, TrainsInsideASequential) {
     expected.backward();
     reference.step();
     const Cut& cut = cuts()[static_cast<size_t>(step) % cuts().size()];
-    const at::Tensor loss = loss_of(model, own_rows(x, cut), own_rows(target, cut));
+    const at::Tensor loss = loss_of(model, own_input(x, cut), own_input(target, cut));
     loss.backward();
     for (at::Tensor& parameter : model->parameters()) world()->all_reduce(parameter.mutable_grad());
     optimizer.step();

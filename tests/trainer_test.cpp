@@ -5,7 +5,9 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <functional>
 #include <limits>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -124,7 +126,7 @@ TEST(Trainer, TellsItsProgressAndItsTimes) {
   const Job job = job_with();
   std::vector<int64_t> training;
   int evaluations = 0;
-  Trainer trainer(world(), job.options, *job.data, at::kCPU);
+  Trainer trainer = job.trainer();
   trainer.on_progress([&](const char* phase, int64_t step) {
     if (phase == std::string("training")) training.push_back(step);
     if (phase == std::string("evaluation")) ++evaluations;
@@ -138,7 +140,7 @@ TEST(Trainer, TellsItsProgressAndItsTimes) {
   MetricsRow before;
   before.epoch = 4;
   before.samples = 1000;
-  const MetricsRow row = measure(before, trainer, trained, validated, 2.0, *world(), at::kCPU);
+  const MetricsRow row = measure(before, trainer, trained, validated, 2.0, *world(), test_device());
   EXPECT_EQ(row.epoch, 5);
   EXPECT_EQ(row.step, 10);
   EXPECT_EQ(row.samples, 1301);
@@ -162,7 +164,10 @@ TEST(Trainer, AFlippedBitIsFound) {
     train(trainer, 1);
     trainer.replica().check_equal();
     for (auto& [name, value] : trainer.replica().state_dict()) {
-      if (name == victim && on_last_rank()) *static_cast<char*>(value.mutable_data_ptr()) ^= 1;
+      if (name != victim || !on_last_rank()) continue;
+      at::Tensor host = value.cpu();  // on the CPU the value itself
+      *static_cast<char*>(host.mutable_data_ptr()) ^= 1;
+      value.copy_(host);
     }
     if (world()->size() == 1) continue;
     expect_error([&] { trainer.replica().check_equal(); }, ExitCode::kInvariant,
@@ -170,7 +175,7 @@ TEST(Trainer, AFlippedBitIsFound) {
   }
 }
 
-TEST(Trainer, NotANumberOnOneRankStopsAllInThatStep) {
+TEST(Trainer, NotANumberOnOneRankStopsAll) {
   const Job data = job_with();
   for (const char* kind : {"batch", "layer", "none"}) {
     SCOPED_TRACE(kind);
@@ -178,13 +183,60 @@ TEST(Trainer, NotANumberOnOneRankStopsAllInThatStep) {
     Trainer trainer = job.trainer();
     train(trainer, 1);
     if (on_last_rank()) {
-      trainer.replica().parameters().data_ptr<double>()[3] =
-          std::numeric_limits<double>::quiet_NaN();
+      trainer.replica().parameters()[3] = std::numeric_limits<double>::quiet_NaN();
     }
+    const int64_t found = test_device().is_cuda() ? 20 : 11;  // on CUDA at the end of the epoch
     expect_error([&] { trainer.train_epoch(1); }, ExitCode::kInvariant,
-                 {"nan at step 11", "train.lr"});
-    EXPECT_EQ(trainer.step(), 11);
+                 {concat("nan at step ", found), "train.lr"});
+    EXPECT_EQ(trainer.step(), found);
   }
+}
+
+/// The world, which counts the host's waits for the device and fails at the one it is told.
+class WatchedComm final : public Communicator {
+ public:
+  int rank() const override { return world()->rank(); }
+  int size() const override { return world()->size(); }
+  std::string backend() const override { return world()->backend(); }
+  void all_reduce(at::Tensor& t, ReduceOp op) override { world()->all_reduce(t, op); }
+  void all_gather(const at::Tensor& t, at::Tensor& out) override { world()->all_gather(t, out); }
+  void all_to_all(const at::Tensor& t, at::Tensor& out) override { world()->all_to_all(t, out); }
+  void broadcast(at::Tensor& t, int root) override { world()->broadcast(t, root); }
+  void barrier() override { world()->barrier(); }
+  CommPtr split(int color, int key) override { return world()->split(color, key); }
+  int64_t max_on_host(int64_t value) override { return world()->max_on_host(value); }
+  std::vector<std::string> gather_text(const std::string& text) override {
+    return world()->gather_text(text);
+  }
+  void wait(const DeviceMark& mark) override {
+    if (++waits == fails_at) throw Error("a peer is gone", ExitCode::kSystem);
+    world()->wait(mark);
+  }
+  using Communicator::wait;
+
+  int64_t waits = 0, fails_at = -1;
+};
+
+// NCCL looks for failed peers where the host waits (Communicator::wait), so all waits must go
+// there.
+TEST(Trainer, WaitsForTheDeviceThroughItsCommunicator) {
+  const Job job = job_with({{"norm.eval", "recomputed"}});
+  const auto comm = std::make_shared<WatchedComm>();
+  Trainer trainer(comm, job.options, *job.data, test_device());
+  const auto waits_of = [&](const std::function<void()>& call) {
+    const int64_t before = comm->waits;
+    call();
+    return comm->waits - before;
+  };
+  trainer.start_epoch(0);
+  EXPECT_EQ(waits_of([&] { trainer.train_step(0); }), 1) << "more would hold the device up";
+  EXPECT_GE(waits_of([&] { trainer.replica().reduced_loss(); }), 1);
+  EXPECT_GE(waits_of([&] { trainer.train_epoch(0); }), 10 + 2) << "steps, loss and score";
+  const int64_t norms = 2, batches = 10, evaluations = 1;
+  EXPECT_GE(waits_of([&] { trainer.evaluate(job.data->validation); }),
+            batches + norms + evaluations + 1);
+  comm->fails_at = comm->waits + 4;
+  expect_error([&] { trainer.train_epoch(1); }, ExitCode::kSystem, {"a peer is gone"});
 }
 
 TEST(Trainer, DivergenceStopsAllRanks) {

@@ -1,18 +1,31 @@
 #include "base/file.hpp"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
 
-#include "base/error.hpp"
-
 namespace syncbn {
 namespace {
 
 constexpr mode_t kReadableByAll = 0644;
+
+class Descriptor {
+ public:
+  explicit Descriptor(int file) : file_(file) {}
+  ~Descriptor() {
+    if (file_ >= 0) ::close(file_);
+  }
+  Descriptor(const Descriptor&) = delete;
+  Descriptor& operator=(const Descriptor&) = delete;
+  int get() const { return file_; }
+
+ private:
+  int file_;
+};
 
 [[noreturn]] void fail(const std::string& what, const std::string& path) {
   throw Error(concat("cannot ", what, " '", path, "': ", std::strerror(errno),
@@ -48,13 +61,42 @@ void write_new(const std::string& path, const std::string& bytes) {
 void sync_folder_of(const std::string& path) {
   const size_t slash = path.rfind('/');
   const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
-  const int file = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (file < 0) return;  // a folder that may not be read is still written to
-  ::fsync(file);
-  ::close(file);
+  const Descriptor file(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  ::fsync(file.get());  // fails without harm: a folder that may not be read is still written to
 }
 
 }  // namespace
+
+// Into memory, not mapped: a file that is cut while we run must not end us by SIGBUS.
+FileBytes read_regular_file(const std::string& path, const std::string& what, uint64_t max_bytes,
+                            ExitCode too_large) {
+  const auto refuse = [&](const std::string& why, ExitCode code) {
+    throw Error(concat("cannot read ", what, " '", path, "': ", why), code);
+  };
+  const auto refuse_errno = [&] { refuse(std::strerror(errno), ExitCode::kInputMissing); };
+  // Non-blocking, for a pipe without a writer would stop an ordinary open.
+  const Descriptor file(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
+  struct stat info {};
+  if (file.get() < 0 || ::fstat(file.get(), &info) != 0) refuse_errno();
+  if (!S_ISREG(info.st_mode)) {
+    refuse(concat("expected a regular file, found ",
+                  S_ISDIR(info.st_mode) ? "a folder" : "something else"),
+           ExitCode::kInputMissing);
+  }
+  const auto size = static_cast<uint64_t>(info.st_size);
+  if (size > max_bytes) {
+    refuse(concat("it has ", size, " bytes, expected at most ", max_bytes), too_large);
+  }
+  FileBytes bytes{std::unique_ptr<uint8_t[]>(new uint8_t[size]), 0};  // not zeroed first
+  while (bytes.size < size) {
+    const ssize_t got = ::read(file.get(), bytes.data.get() + bytes.size, size - bytes.size);
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) refuse_errno();
+    if (got == 0) break;
+    bytes.size += static_cast<size_t>(got);
+  }
+  return bytes;
+}
 
 void write_file(const std::string& path, const std::string& bytes) {
   const std::string temporary = concat(path, ".tmp-", ::getpid());
@@ -66,6 +108,15 @@ void write_file(const std::string& path, const std::string& bytes) {
     throw;
   }
   sync_folder_of(path);
+}
+
+void make_folder(const std::string& path) {
+  constexpr mode_t kEnteredByAll = 0755;
+  if (::mkdir(path.c_str(), kEnteredByAll) == 0) {
+    sync_folder_of(path);
+  } else if (errno != EEXIST) {
+    fail("create the folder", path);
+  }
 }
 
 LineFile::LineFile(const std::string& path)

@@ -1,14 +1,38 @@
-// Files that are never seen half-written. Not collective; called by one rank.
+// Files: inputs read whole, outputs that are never seen half-written. Not collective; called by one
+// rank.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
+#include <memory>
 #include <string>
 
+#include "base/error.hpp"
+
 namespace syncbn {
+
+/// A file's content. Owned by a pointer, so that tensors may be views of it.
+struct FileBytes {
+  std::unique_ptr<uint8_t[]> data;  ///< aligned for any scalar
+  size_t size = 0;
+};
+
+/// Reads a regular file whole; never waits (a pipe is refused). What it may hold is for the caller
+/// to check: a file that shrinks while it is read comes back short.
+/// `what` names it in messages ("configuration file"). Throws Error: kInputMissing (66) for a path
+/// that is missing, unreadable or not a regular file; `too_large` above `max_bytes`, before
+/// anything of that size is allocated.
+FileBytes read_regular_file(const std::string& path, const std::string& what, uint64_t max_bytes,
+                            ExitCode too_large);
 
 /// Writes `path` whole: a temporary file beside it, fsync, rename over it, fsync of the folder.
 /// What stood there before stays until the rename. Throws Error(kWriteFailed) with path and reason;
 /// the temporary file is removed.
 void write_file(const std::string& path, const std::string& bytes);
+
+/// Makes a folder inside one that is there, to last as `write_file`'s files do; nothing if it is
+/// there. Throws Error(kWriteFailed).
+void make_folder(const std::string& path);
 
 /// A file that grows by whole lines.
 class LineFile {

@@ -1,5 +1,7 @@
 #include "base/options.hpp"
 
+#include <cmath>
+
 #include "base/options_text.hpp"
 
 namespace syncbn {
@@ -73,14 +75,32 @@ std::string to_ini(const Options& options) {
   return text;
 }
 
+Sharding make_sharding(const RunOptions& options, int rank, int ranks) {
+  const bool canonical = options.reduce == "canonical";
+  return {canonical ? options.shards : ranks, rank, ranks, canonical};
+}
+
 int64_t global_batch(const TrainOptions& options, int ranks) {
   return options.batch_per_rank > 0 ? options.batch_per_rank * ranks : options.batch;
+}
+
+double scaled_rate(const TrainOptions& options, int64_t batch) {
+  const double ratio = static_cast<double>(batch) / static_cast<double>(options.lr_reference);
+  if (options.lr_rule == "linear") return options.lr * ratio;
+  if (options.lr_rule == "sqrt") return options.lr * std::sqrt(ratio);
+  return options.lr;
 }
 
 std::optional<int64_t> norm_batch_number(const NormOptions& options) {
   int64_t samples = 0;
   if (read_value(options.batch, samples) != nullptr) return std::nullopt;
   return samples;
+}
+
+std::optional<double> validation_fraction(const DataOptions& options) {
+  double fraction = 0;
+  const bool is_number = read_value(options.validation, fraction) == nullptr;
+  return is_number && fraction > 0 && fraction < 1 ? std::optional(fraction) : std::nullopt;
 }
 
 std::vector<int64_t> parse_sizes(const std::string& key, const std::string& text) {

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "base/sharding.hpp"
 
 namespace syncbn {
 
@@ -69,12 +70,14 @@ struct TrainOptions {
 
 struct RunOptions {
   int64_t seed = 1;
-  std::string out;                // empty: runs/<config>-<time>
-  std::string device = "auto";    // auto | cpu | cuda
-  std::string backend = "auto";   // auto | mpi | nccl
-  std::string dtype = "float32";  // float32 | float64
-  int64_t threads = 0;            // per rank; 0: from the cores
-  double timeout = 60;            // seconds without progress; 0: no watchdog
+  std::string out;                   // empty: runs/<config>-<time>
+  std::string device = "auto";       // auto | cpu | cuda
+  std::string backend = "auto";      // auto | mpi | nccl
+  std::string dtype = "float32";     // float32 | float64
+  std::string reduce = "canonical";  // canonical | fast
+  int64_t shards = 16;               // V, for reduce = canonical
+  int64_t threads = 0;               // per rank; 0: from the cores
+  double timeout = 60;               // seconds without progress; 0: no watchdog
 };
 
 struct Options {
@@ -150,6 +153,11 @@ void for_each_option(O& o, F&& f) {
   f("run.device", o.run.device, "auto | cpu | cuda");
   f("run.backend", o.run.backend, "auto | mpi | nccl");
   f("run.dtype", o.run.dtype, "float32 | float64");
+  f("run.reduce", o.run.reduce,
+    "order of sums: canonical (the same bits on any number of ranks) | fast");
+  f("run.shards", o.run.shards,
+    "canonical: parts of a batch whose sums have a fixed order; a part of the result, and the most "
+    "ranks");
   f("run.threads", o.run.threads, "CPU threads per rank (0: the cores it may use)");
   f("run.timeout", o.run.timeout,
     "seconds without progress after which a rank ends the job (0: never)");
@@ -173,16 +181,28 @@ std::string to_ini(const Options& options);
 /// Throws UsageError: key, value, expected, code 78 if the value came from the file, else 64.
 void validate(const Options& options);
 
-/// Checks what depends on the rank count: that B is at most 2^30, that M (norm.kind = batch) is
-/// from 2 to B and divides B if it is a number. Ranks need not divide B. Throws UsageError as
-/// `validate` does, naming the nearest M that would do.
+/// Checks what depends on the rank count: that B is at most 2^30, that the scaled rate is finite,
+/// that M (norm.kind = batch) is from 2 to B and divides B if it is a number. Ranks need not divide
+/// B. Throws UsageError as `validate` does, naming the nearest M that would do.
 void validate_for_ranks(const Options& options, int ranks);
+
+/// How batches are cut into shards and shards dealt to ranks; ranks ≤ run.shards if canonical.
+Sharding make_sharding(const RunOptions& options, int rank, int ranks);
 
 /// B for `ranks` ranks: train.batch, or batch_per_rank × ranks.
 int64_t global_batch(const TrainOptions& options, int ranks);
 
+/// train.lr after its rule for the global batch B: lr · f(B / lr_reference) with f(x) = 1 (none),
+/// x (linear: Goyal et al., 2017, section 2.1), √x (sqrt: Krizhevsky, 2014, section 5; Hoffer et
+/// al., 2017, section 4).
+double scaled_rate(const TrainOptions& options, int64_t batch);
+
 /// M if norm.batch is a number; nothing for global and local (or what `validate` refuses).
 std::optional<int64_t> norm_batch_number(const NormOptions& options);
+
+/// The fraction of the training set that data.validation names; nothing for test (or what
+/// `validate` refuses).
+std::optional<double> validation_fraction(const DataOptions& options);
 
 /// The key that B comes from: train.batch or train.batch_per_rank.
 std::string batch_key(const TrainOptions& options);
@@ -196,6 +216,7 @@ std::vector<int64_t> parse_sizes(const std::string& key, const std::string& text
 
 /// What the command line asked for besides options.
 struct CommandLine {
+  std::string words;   ///< as typed, with the program's name, for the record
   std::string config;  ///< path of the configuration file; empty: none
   bool help = false, version = false, print_config = false, dry_run = false, overwrite = false;
   std::vector<std::pair<std::string, std::string>> settings;  ///< --key value, in order

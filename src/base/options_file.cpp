@@ -1,14 +1,9 @@
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <boost/program_options.hpp>
-#include <cerrno>
-#include <cstring>
 #include <map>
 #include <sstream>
 
+#include "base/file.hpp"
 #include "base/options.hpp"
 #include "base/options_text.hpp"
 
@@ -120,22 +115,6 @@ void settle_batch(Options& options) {
   options.set_keys.erase(loser);
 }
 
-class File {
- public:
-  // O_NONBLOCK: opening a pipe that nobody writes to must not wait.
-  explicit File(const std::string& path)
-      : descriptor_(::open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC)) {}
-  ~File() {
-    if (descriptor_ >= 0) ::close(descriptor_);
-  }
-  File(const File&) = delete;
-  File& operator=(const File&) = delete;
-  int descriptor() const { return descriptor_; }
-
- private:
-  int descriptor_;
-};
-
 }  // namespace
 
 Options parse_options(const CommandLine& line, const std::string& config_text,
@@ -151,37 +130,19 @@ Options parse_options(const CommandLine& line, const std::string& config_text,
 }
 
 std::string read_config(const std::string& path) {
-  const auto fail = [&](ExitCode code, const std::string& reason) {
-    throw Error(concat("configuration file ", quoted(path), ": ", reason), code);
-  };
-  const File file(path);
-  struct stat status {};
-  if (file.descriptor() < 0 || ::fstat(file.descriptor(), &status) != 0) {
-    fail(ExitCode::kInputMissing, concat("cannot be opened: ", std::strerror(errno)));
-  }
-  if (!S_ISREG(status.st_mode)) {
-    fail(ExitCode::kInputMissing,
-         S_ISDIR(status.st_mode) ? "is a folder, expected a file" : "is not a regular file");
-  }
-  std::string text(kLargestConfig + 1, '\0');
-  size_t size = 0;
-  while (size < text.size()) {
-    const ssize_t got = ::read(file.descriptor(), &text[size], text.size() - size);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) fail(ExitCode::kInputMissing, concat("cannot be read: ", std::strerror(errno)));
-    if (got == 0) break;
-    size += static_cast<size_t>(got);
-  }
-  if (size > kLargestConfig) fail(ExitCode::kConfig, "is larger than 1 MiB");
-  text.resize(size);
-  const auto stray = std::find_if(text.begin(), text.end(), [](unsigned char c) {
+  const FileBytes bytes =
+      read_regular_file(path, "configuration file", kLargestConfig, ExitCode::kConfig);
+  const auto* const begin = bytes.data.get();
+  const auto* const end = begin + bytes.size;
+  const auto* const stray = std::find_if(begin, end, [](uint8_t c) {
     return (c < ' ' && c != '\t' && c != '\r' && c != '\n') || c == 127;
   });
-  if (stray != text.end()) {
-    fail(ExitCode::kConfig,
-         concat("is not a text: control character at byte ", stray - text.begin() + 1));
+  if (stray != end) {
+    throw Error(concat("configuration file ", quoted(path), " is not a text: control character at ",
+                       "byte ", stray - begin + 1),
+                ExitCode::kConfig);
   }
-  return text;
+  return {begin, end};
 }
 
 }  // namespace syncbn

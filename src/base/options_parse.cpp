@@ -116,6 +116,7 @@ bool* flag_of(CommandLine& line, const std::string& name) {
 
 CommandLine parse_command_line(int argc, const char* const* argv) {
   CommandLine line;
+  for (int i = 0; i < argc; ++i) line.words += (i > 0 ? " " : "") + std::string(argv[i]);
   std::set<std::string> seen;
   for (const po::option& option : parse_words(separate(argc, argv))) {
     const std::string& key = option.string_key;

@@ -1,4 +1,4 @@
-// Values and words as text, shared by the options' sources only.
+// Values and words as text: for the options' sources, and `quoted` for all messages.
 #pragma once
 
 #include <cstdint>

@@ -14,6 +14,7 @@ constexpr int64_t kMaxBatch = int64_t{1} << 30;
 constexpr int64_t kMaxSteps = int64_t{1} << 40;
 constexpr int64_t kMaxEpochs = int64_t{1} << 20;
 constexpr int64_t kMaxSeconds = int64_t{1} << 30;
+constexpr int64_t kMaxShards = int64_t{1} << 12;
 constexpr size_t kMaxLayers = 64;
 constexpr int64_t kLargestInput = 784, kMaxWeights = int64_t{1} << 30;
 
@@ -73,10 +74,8 @@ void check_data(const Checker& check, const DataOptions& data) {
   check.path("data.dir", data.dir);
   check.whole("data.limit", data.limit, 0, kMaxBatch);
   check.word("data.scale", data.scale, {"unit", "half", "standard"});
-  double fraction = 0;
-  const bool is_fraction = read_value(data.validation, fraction) == nullptr;
-  check.holds(data.validation == "test" || (is_fraction && fraction > 0 && fraction < 1),
-              "data.validation", "test, or a fraction above 0 and below 1");
+  check.holds(data.validation == "test" || validation_fraction(data), "data.validation",
+              "test, or a fraction above 0 and below 1");
 }
 
 void check_model(const Checker& check, const ModelOptions& model) {
@@ -146,6 +145,8 @@ void check_run(const Checker& check, const RunOptions& run) {
   check.word("run.device", run.device, {"auto", "cpu", "cuda"});
   check.word("run.backend", run.backend, {"auto", "mpi", "nccl"});
   check.word("run.dtype", run.dtype, {"float32", "float64"});
+  check.word("run.reduce", run.reduce, {"canonical", "fast"});
+  check.whole("run.shards", run.shards, 1, kMaxShards);
   check.whole("run.threads", run.threads, 0, 4096);
   check.number("run.timeout", run.timeout, run.timeout >= 0 && run.timeout <= kMaxSeconds,
                concat("seconds from 0 to ", kMaxSeconds));
@@ -190,18 +191,25 @@ void validate_for_ranks(const Options& options, int ranks) {
   const std::string times = per_rank ? concat(" (times ", ranks, " ranks)") : "";
   check.holds(batch >= 1 && batch <= kMaxBatch, key, concat("a global batch from 1 to ", kMaxBatch),
               times);
-  const double ratio = static_cast<double>(batch) / static_cast<double>(options.train.lr_reference);
-  const double factor = options.train.lr_rule == "linear" ? ratio : 1;  // sqrt grows more slowly
-  check.number("train.lr", options.train.lr, std::isfinite(options.train.lr * factor),
-               concat("a rate that train.lr_rule = linear leaves finite at a batch of ", batch));
+  check.holds(std::isfinite(scaled_rate(options.train, batch)), "train.lr",
+              concat("a rate that train.lr_rule = ", options.train.lr_rule,
+                     " leaves finite at a batch of ", batch));
+  const bool canonical = options.run.reduce == "canonical";
+  check.holds(!canonical || ranks <= options.run.shards, "run.shards",
+              concat("at least one shard for each of the ", ranks, " ranks"),
+              "; it is a part of the result: give the same number wherever results shall be equal, "
+              "or run with --run.reduce fast");
   if (options.norm.kind != "batch") return;
 
   const auto samples = norm_batch_number(options.norm);
-  const int64_t smallest = options.norm.batch == "local" ? 2 * int64_t{ranks} : 2;
+  const int64_t shards = make_sharding(options.run, 0, ranks).shards;
+  const int64_t smallest = options.norm.batch == "local" ? 2 * shards : 2;
   check.holds(batch >= smallest, key,
               concat("a global batch of at least ", smallest, ", as norm.kind = batch needs 2 ",
                      "samples behind each mean and variance (norm.batch = ", options.norm.batch,
-                     ", ", ranks, ranks == 1 ? " rank)" : " ranks)"),
+                     options.norm.batch == "local"
+                         ? concat(", ", shards, canonical ? " shards)" : " ranks)")
+                         : ")"),
               times);
   if (!samples || (*samples <= batch && batch % *samples == 0)) return;
   throw option_error(

@@ -19,6 +19,15 @@ inline void check_gather(const at::Tensor& t, const at::Tensor& out, int size) {
                ": dtype and device must be equal, and the elements ", size, " times as many.");
 }
 
+inline void check_exchange(const at::Tensor& t, const at::Tensor& out, int size) {
+  check_contiguous(out);
+  SYNCBN_CHECK(
+      out.scalar_type() == t.scalar_type() && out.device() == t.device() &&
+          out.numel() == t.numel() && t.numel() % size == 0,
+      "all_to_all of ", t.sizes(), " over ", size, " ranks cannot go into ", out.sizes(),
+      ": dtype, device and number of elements must be equal, and every rank gets as many.");
+}
+
 inline void check_root(int root, int size) {
   SYNCBN_CHECK(root >= 0 && root < size, "Rank ", root, " cannot broadcast to ", size, " ranks.");
 }

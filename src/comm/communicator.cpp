@@ -4,6 +4,7 @@
 #include <sstream>
 
 #include "comm/failure.hpp"
+#include "comm/overlap.hpp"
 
 namespace syncbn {
 namespace {
@@ -22,6 +23,12 @@ std::pair<std::string, std::string> first_difference(const std::string& a, const
 }
 
 }  // namespace
+
+void Communicator::wait(at::Device device) {
+  DeviceMark now(device);
+  now.set();
+  wait(now);
+}
 
 void agree(Communicator& comm, const std::function<void()>& phase) {
   std::string verdict;  // empty, or the exit code, a space and the message

@@ -1,10 +1,10 @@
 // The communicator: the few collective calls that syncbn needs, behind one interface.
 //
-// Contract, for every member except rank(), size() and backend(): *collective* — every rank of this
-// communicator calls it, in the same order, with the same dtype and the same number of elements.
-// Tensors are contiguous and live on the device that the communicator was made for (MPI takes CUDA
-// tensors too, staged through host memory). dtypes: float32, float64, int32, int64, uint8. Empty
-// tensors are allowed and move nothing.
+// Contract, for every member except rank(), size(), backend() and wait(): *collective* — every rank
+// of this communicator calls it, in the same order, with the same dtype and the same number of
+// elements. Tensors are contiguous and live on the device that the communicator was made for (MPI
+// takes CUDA tensors too, staged through host memory). dtypes: float32, float64, int32, int64,
+// uint8. Empty tensors are allowed and move nothing.
 //
 // MPI calls block until done. NCCL calls are enqueued on the current CUDA stream and return at
 // once. A communicator of one rank returns at once inside; callers never test for it.
@@ -28,6 +28,7 @@ namespace syncbn {
 enum class ReduceOp { kSum, kMax, kMin };
 
 class Communicator;
+class DeviceMark;
 using CommPtr = std::shared_ptr<Communicator>;
 
 class Communicator {
@@ -46,8 +47,19 @@ class Communicator {
   virtual void all_reduce(at::Tensor& t, ReduceOp op = ReduceOp::kSum) = 0;
   /// t (…) of every rank → out (size, …), in rank order. out: contiguous, t's dtype and device.
   virtual void all_gather(const at::Tensor& t, at::Tensor& out) = 0;
+  /// Block r of t (size, …) → rank r, where it becomes block q of out, q being the sender. out:
+  /// contiguous, t's dtype, device and number of elements, other memory.
+  virtual void all_to_all(const at::Tensor& t, at::Tensor& out) = 0;
   /// t of `root` → t of every rank, in place.
   virtual void broadcast(at::Tensor& t, int root = 0) = 0;
+
+  /// Returns when this rank's device has passed `mark` (comm/overlap.hpp), for which it may have to
+  /// wait for other ranks. NCCL asks meanwhile for errors of the transport and throws them; not
+  /// passed within its deadline: Error(kWatchdog). Every wait of the host for a device on which
+  /// collectives are under way goes here.
+  virtual void wait(const DeviceMark& mark) = 0;
+  /// The same for all work enqueued so far on `device`.
+  void wait(at::Device device);
 
   /// Returns when every rank has called it. Never touches the GPU (as the next three).
   virtual void barrier() = 0;

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "comm/argument_checks.hpp"
+#include "comm/overlap.hpp"
 
 namespace syncbn {
 namespace {
@@ -87,6 +88,27 @@ class MpiCommunicator final : public Communicator {
     if (!host.is_same(out)) out.copy_(host);
   }
 
+  void all_to_all(const at::Tensor& t, at::Tensor& out) override {
+    const auto type = checked_type(t);
+    check_exchange(t, out, size_);
+    if (t.numel() == 0) return;
+    if (size_ == 1) {
+      out.copy_(t.view_as(out));
+      return;
+    }
+    const int count = mpi_count(t.numel() / size_);
+    if (t.is_cpu()) {
+      mpi_check(
+          MPI_Alltoall(t.const_data_ptr(), count, type, out.mutable_data_ptr(), count, type, comm_),
+          "MPI_Alltoall");
+      return;
+    }
+    at::Tensor host = to_host(t);  // exchanged in place: one staging buffer serves both ways
+    mpi_check(MPI_Alltoall(MPI_IN_PLACE, count, type, host.mutable_data_ptr(), count, type, comm_),
+              "MPI_Alltoall");
+    out.copy_(host.view_as(out));
+  }
+
   void broadcast(at::Tensor& t, int root) override {
     const auto type = checked_type(t);
     check_root(root, size_);
@@ -95,6 +117,9 @@ class MpiCommunicator final : public Communicator {
     mpi_check(MPI_Bcast(host.data_ptr(), mpi_count(host.numel()), type, root, comm_), "MPI_Bcast");
     if (!host.is_same(t)) t.copy_(host);
   }
+
+  // The device waits for no rank here: collectives are done when their calls return.
+  void wait(const DeviceMark& mark) override { mark.wait(); }
 
   void barrier() override {
     if (size_ > 1) mpi_check(MPI_Barrier(comm_), "MPI_Barrier");

@@ -12,13 +12,11 @@
 #include "comm/argument_checks.hpp"
 #include "comm/cuda_device.hpp"
 #include "comm/mpi_communicator.hpp"
+#include "comm/overlap.hpp"
 #include "comm/poll.hpp"
 
 namespace syncbn {
 namespace {
-
-// Longer than the slowest start of a healthy job; the watchdog of the run is there for the rest.
-constexpr double kDeadlineS = 60;
 
 ncclDataType_t nccl_type(at::ScalarType type) {
   switch (type) {
@@ -50,11 +48,10 @@ ncclRedOp_t nccl_op(ReduceOp op) {
 }
 
 /// A non-blocking communicator: a call that says "in progress" is asked after under a deadline, and
-/// each call reports what has failed since the last one. A peer that dies while the device waits
-/// for it is noticed by the run's watchdog.
+/// each call reports what has failed since the last one.
 class NcclHandle {
  public:
-  NcclHandle(const CommPtr& control, at::Device device) {
+  NcclHandle(const CommPtr& control, at::Device device, double limit_s) : limit_s_(limit_s) {
     const c10::cuda::CUDAGuard guard(device);
     ncclUniqueId id{};
     if (control->rank() == 0) require(ncclGetUniqueId(&id), "ncclGetUniqueId");
@@ -88,17 +85,23 @@ class NcclHandle {
 
   ncclComm_t get() const { return comm_; }
 
+  /// Throws Error if the call with result `code` failed; for calls inside a group.
+  void issued(ncclResult_t code, const char* call) const {
+    if (code != ncclInProgress) require(code, call);
+  }
+
   /// Returns when the call with result `code` is enqueued. Throws Error if it or a peer failed.
   void complete(ncclResult_t code, const char* call) const {
-    if (code != ncclInProgress) require(code, call);
-    poll_until(
-        [&] {
-          ncclResult_t state = ncclSuccess;
-          require(ncclCommGetAsyncError(comm_, &state), "ncclCommGetAsyncError");
-          if (state != ncclInProgress) require(state, call);
-          return state == ncclSuccess;
-        },
-        kDeadlineS, call);
+    issued(code, call);
+    poll_until([&] { return ready(call); }, limit_s_, call);
+  }
+
+  /// Whether no call is in progress. Throws Error if anything failed since the last question.
+  bool ready(const char* call) const {
+    ncclResult_t state = ncclSuccess;
+    require(ncclCommGetAsyncError(comm_, &state), "ncclCommGetAsyncError");
+    if (state != ncclInProgress) require(state, call);
+    return state == ncclSuccess;
   }
 
  private:
@@ -114,13 +117,14 @@ class NcclHandle {
   }
 
   ncclComm_t comm_ = nullptr;
+  double limit_s_;
 };
 
 class NcclCommunicator final : public Communicator {
  public:
-  NcclCommunicator(CommPtr control, at::Device device, bool even_alone)
-      : control_(std::move(control)), device_(device) {
-    if (size() > 1 || even_alone) nccl_ = std::make_unique<NcclHandle>(control_, device_);
+  NcclCommunicator(CommPtr control, at::Device device, double limit_s, bool even_alone)
+      : control_(std::move(control)), device_(device), limit_s_(limit_s) {
+    if (size() > 1 || even_alone) nccl_ = std::make_unique<NcclHandle>(control_, device_, limit_s);
   }
 
   int rank() const override { return control_->rank(); }
@@ -148,6 +152,27 @@ class NcclCommunicator final : public Communicator {
                     "ncclAllGather");
   }
 
+  void all_to_all(const at::Tensor& t, at::Tensor& out) override {
+    const auto type = checked_type(t);
+    check_exchange(t, out, size());
+    if (t.numel() == 0) return;
+    if (!nccl_) {
+      out.copy_(t.view_as(out));
+      return;
+    }
+    const auto count = static_cast<size_t>(t.numel() / size());
+    const size_t bytes = count * t.element_size();
+    const auto* from = static_cast<const char*>(t.const_data_ptr());
+    auto* into = static_cast<char*>(out.mutable_data_ptr());
+    nccl_->issued(ncclGroupStart(), "ncclGroupStart");
+    for (int r = 0; r < size(); ++r) {
+      const auto offset = static_cast<size_t>(r) * bytes;
+      nccl_->issued(ncclSend(from + offset, count, type, r, nccl_->get(), stream()), "ncclSend");
+      nccl_->issued(ncclRecv(into + offset, count, type, r, nccl_->get(), stream()), "ncclRecv");
+    }
+    nccl_->complete(ncclGroupEnd(), "ncclGroupEnd");
+  }
+
   void broadcast(at::Tensor& t, int root) override {
     const auto type = checked_type(t);
     check_root(root, size());
@@ -157,12 +182,19 @@ class NcclCommunicator final : public Communicator {
                     "ncclBroadcast");
   }
 
+  void wait(const DeviceMark& mark) override {
+    poll_through([&] { return ready(); }, [&] { return mark.passed(); }, limit_s_,
+                 "the GPU's work");
+  }
+
   void barrier() override { control_->barrier(); }
 
   CommPtr split(int color, int key) override {
     CommPtr part = control_->split(color, key);
     if (!part) return nullptr;
-    return std::make_shared<NcclCommunicator>(std::move(part), device_, false);
+    auto made = std::make_shared<NcclCommunicator>(std::move(part), device_, limit_s_, false);
+    parts_.push_back(made);
+    return made;
   }
 
   int64_t max_on_host(int64_t value) override { return control_->max_on_host(value); }
@@ -172,6 +204,15 @@ class NcclCommunicator final : public Communicator {
   }
 
  private:
+  /// Of this communicator and those split off: the device may wait in a collective of any of them.
+  bool ready() const {
+    bool all = !nccl_ || nccl_->ready("a collective of NCCL");
+    for (const auto& part : parts_) {
+      if (const auto living = part.lock()) all = living->ready() && all;
+    }
+    return all;
+  }
+
   ncclDataType_t checked_type(const at::Tensor& t) const {
     check_contiguous(t);
     SYNCBN_CHECK(t.device() == device_, "This NCCL communicator is for ", device_.str(),
@@ -183,13 +224,16 @@ class NcclCommunicator final : public Communicator {
 
   CommPtr control_;
   at::Device device_;
+  double limit_s_;
   std::unique_ptr<NcclHandle> nccl_;  // null for a single rank
+  std::vector<std::weak_ptr<const NcclCommunicator>> parts_;
 };
 
 }  // namespace
 
-CommPtr make_nccl_communicator(CommPtr control, at::Device device, bool even_alone) {
-  return std::make_shared<NcclCommunicator>(std::move(control), device, even_alone);
+CommPtr make_nccl_communicator(CommPtr control, at::Device device, double limit_s,
+                               bool even_alone) {
+  return std::make_shared<NcclCommunicator>(std::move(control), device, limit_s, even_alone);
 }
 
 std::string cuda::nccl_version() {

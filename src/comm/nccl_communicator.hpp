@@ -8,10 +8,12 @@
 namespace syncbn {
 
 /// Collective over `control`, an MPI communicator of the same ranks, which carries what stays on
-/// the host. `device` is this rank's, and no other rank's. Throws Error(kWatchdog) if the ranks do
-/// not find each other in time; the stub throws UsageError(kUnavailable).
+/// the host. `device` is this rank's, and no other rank's. What takes longer than `limit_s` seconds
+/// (≤ 0: no limit) throws Error(kWatchdog): the ranks finding each other here, starting a call,
+/// wait(). The stub throws UsageError(kUnavailable).
 ///
 /// A single rank needs no NCCL and starts none, unless `even_alone`: one GPU can test no more.
-CommPtr make_nccl_communicator(CommPtr control, at::Device device, bool even_alone = false);
+CommPtr make_nccl_communicator(CommPtr control, at::Device device, double limit_s,
+                               bool even_alone = false);
 
 }  // namespace syncbn

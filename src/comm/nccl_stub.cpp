@@ -4,7 +4,7 @@
 
 namespace syncbn {
 
-CommPtr make_nccl_communicator(CommPtr, at::Device, bool) {
+CommPtr make_nccl_communicator(CommPtr, at::Device, double, bool) {
   throw UsageError("This build has no NCCL: use run.backend mpi, or build with the pinned wheels.",
                    ExitCode::kUnavailable);
 }

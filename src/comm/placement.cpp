@@ -136,9 +136,9 @@ Placement choose_placement(Runtime& runtime, const std::string& device,
   return placement;
 }
 
-CommPtr make_communicator(Runtime& runtime, const Placement& placement) {
+CommPtr make_communicator(Runtime& runtime, const Placement& placement, double limit_s) {
   if (placement.backend != "nccl") return runtime.world();
-  return make_nccl_communicator(runtime.world(), placement.device);
+  return make_nccl_communicator(runtime.world(), placement.device, limit_s);
 }
 
 }  // namespace syncbn

@@ -5,11 +5,14 @@
 
 #include <atomic>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "base/log.hpp"
 #include "comm/failure.hpp"
 #include "comm/mpi_communicator.hpp"
+#include "comm/stop.hpp"
+#include "comm/watchdog.hpp"
 
 namespace syncbn {
 namespace {
@@ -50,6 +53,18 @@ void free_window(MPI_Win window) noexcept {
 void print_line(const std::string& line) {
   std::fputs((line + "\n").c_str(), stderr);
   std::fflush(stderr);
+}
+
+/// Seconds that MPI may take to start. The options, with run.timeout, are not known yet then.
+double start_limit_s() {
+  constexpr double kLimitS = 120;
+  const char* text = std::getenv("SYNCBN_START_TIMEOUT");
+  if (text == nullptr) return kLimitS;
+  char* end = nullptr;
+  const double seconds = std::strtod(text, &end);
+  if (end != text && *end == '\0' && seconds >= 0) return seconds;
+  throw Error(concat("SYNCBN_START_TIMEOUT is '", text, "', expected seconds (0: no limit)."),
+              ExitCode::kUsage);
 }
 
 std::string program_name(const char* path) {
@@ -122,8 +137,12 @@ std::string Runtime::mpi_version() {
 
 int guarded_main(int argc, char** argv, const std::function<int(Runtime&)>& body) {
   const std::string program = program_name(argv[0]);
+  install_stop_signals();
   std::unique_ptr<Runtime> runtime;
   try {
+    // A rank that never gets here leaves its peers in MPI_Init, which waits for ever.
+    Watchdog watchdog(concat(program, " (process ", getpid(), ")"), start_limit_s());
+    watchdog.beat("starting MPI", 0);
     runtime = std::make_unique<Runtime>(argc, argv);
   } catch (...) {
     const Failure failure = describe(std::current_exception());

@@ -58,6 +58,10 @@ class Runtime {
 /// - It throws UsageError: every rank has thrown it; rank 0 prints one line, all finalise.
 /// - It throws otherwise: this rank prints one line, prefixed [rank r/R host], and MPI_Abort with
 ///   the exception's code ends the job: no peer is left waiting.
+/// MPI has 120 s to start, or SYNCBN_START_TIMEOUT seconds (0: no limit); then a watchdog ends this
+/// process with 124, and mpirun the job. Which rank is missing only mpirun could tell.
+/// From its start on, SIGUSR1 and SIGTERM only ask to stop: `body` heeds `stop_requested`
+/// (comm/stop.hpp).
 int guarded_main(int argc, char** argv, const std::function<int(Runtime&)>& body);
 
 /// Where a rank computes and by what it talks.
@@ -75,8 +79,9 @@ struct Placement {
 /// asked for explicitly cannot be (nccl with a shared GPU, cuda without one, NCCL not compiled in).
 Placement choose_placement(Runtime& runtime, const std::string& device, const std::string& backend);
 
-/// Collective. The communicator over all ranks for tensors on `placement.device`.
-CommPtr make_communicator(Runtime& runtime, const Placement& placement);
+/// Collective. The communicator over all ranks for tensors on `placement.device`. NCCL gives up
+/// what takes longer than `limit_s` seconds (run.timeout; 0: never); MPI is left to the watchdog.
+CommPtr make_communicator(Runtime& runtime, const Placement& placement, double limit_s);
 
 /// The CPU threads of this rank, and what is harmful about them.
 struct ThreadPlan {

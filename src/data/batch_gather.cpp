@@ -1,12 +1,10 @@
 #include <ATen/ATen.h>
 #include <ATen/Parallel.h>
-#include <c10/core/Event.h>
-#include <c10/core/impl/VirtualGuardImpl.h>
 
 #include <algorithm>
-#include <array>
 
 #include "base/error.hpp"
+#include "comm/overlap.hpp"
 #include "data/dataset.hpp"
 
 namespace syncbn {
@@ -54,37 +52,26 @@ void gather_scaled(const Split& split, const int64_t* samples, int64_t n, const 
 
 }  // namespace
 
-/// Two sets of pinned buffers, used in turn: while the copy out of one is under way the other is
-/// filled. `copied` tells when a set may be filled again.
+/// What a batch passes through on its way to a device.
 struct BatchGather::Staging {
-  struct Buffers {
-    at::Tensor images;  // (capacity, pixels) uint8, pinned
-    at::Tensor labels;  // (capacity) int64, pinned
-    c10::Event copied{at::kCUDA};
-  };
-  std::array<Buffers, 2> buffers;
-  size_t turn = 0;
-  at::Tensor table;  // (256) dtype, device
-  at::Tensor bytes;  // (capacity, pixels) uint8, device
+  HostStaging images, labels;  // (capacity, pixels) uint8, (capacity) int64
+  at::Tensor table;            // (256) dtype, device
+  at::Tensor bytes;            // (capacity, pixels) uint8, device
   at::Tensor index;  // (capacity, pixels) int32, device: the bytes as index_select takes them
 
   Staging(const at::Tensor& host_table, int64_t capacity, int64_t pixels, at::Device device)
-      : table(host_table.to(device)),
+      : images({capacity, pixels}, at::kByte, device),
+        labels({capacity}, at::kLong, device),
+        table(host_table.to(device)),
         bytes(at::empty({capacity, pixels}, at::device(device).dtype(at::kByte))),
-        index(at::empty({capacity, pixels}, at::device(device).dtype(at::kInt))) {
-    for (Buffers& set : buffers) {
-      set.images =
-          at::empty({capacity, pixels}, at::device(at::kCPU).dtype(at::kByte).pinned_memory(true));
-      set.labels = at::empty({capacity}, at::device(at::kCPU).dtype(at::kLong).pinned_memory(true));
-    }
-  }
+        index(at::empty({capacity, pixels}, at::device(device).dtype(at::kInt))) {}
 };
 
 PixelScale pixel_scale(const std::string& name) {
   if (name == "unit") return {0, 1};
   if (name == "half") return {0.5, 0.5};
-  if (name == "standard") return {0.1307, 0.3081};
-  throw UsageError(concat("data.scale is '", name, "', expected unit, half or standard."));
+  SYNCBN_CHECK(name == "standard", "unknown data.scale ", name);
+  return {0.1307, 0.3081};
 }
 
 BatchGather::BatchGather(const Split& split, PixelScale scale, int64_t capacity,
@@ -120,13 +107,9 @@ void BatchGather::operator()(const int64_t* samples, int64_t n, at::Tensor& x, a
 // by the reciprocal and would differ in the last bit.
 void BatchGather::gather_on_cuda(const int64_t* samples, int64_t n, at::Tensor& x,
                                  at::Tensor& labels) {
-  Staging::Buffers& set = staging_->buffers[staging_->turn];
-  staging_->turn = 1 - staging_->turn;
-  set.copied.synchronize();  // returns at once when never recorded
-
   const int64_t pixels = split_.pixels();
-  auto* images = set.images.data_ptr<uint8_t>();
-  auto* host_labels = set.labels.data_ptr<int64_t>();
+  auto* images = staging_->images.to_fill().data_ptr<uint8_t>();
+  auto* host_labels = staging_->labels.to_fill().data_ptr<int64_t>();
   const auto* stored_labels = split_.labels.const_data_ptr<int64_t>();
   for_each_row(split_, samples, n, [&](int64_t i, int64_t stored, const uint8_t* in) {
     std::copy_n(in, pixels, images + i * pixels);
@@ -134,9 +117,8 @@ void BatchGather::gather_on_cuda(const int64_t* samples, int64_t n, at::Tensor& 
   });
 
   at::Tensor bytes = staging_->bytes.narrow(0, 0, n), index = staging_->index.narrow(0, 0, n);
-  bytes.copy_(set.images.narrow(0, 0, n), /*non_blocking=*/true);
-  labels.copy_(set.labels.narrow(0, 0, n), /*non_blocking=*/true);
-  set.copied.record(c10::impl::VirtualGuardImpl(at::kCUDA).getStream(device_));
+  staging_->images.send(bytes);
+  staging_->labels.send(labels);
   index.copy_(bytes);
   at::Tensor flat = x.view({-1});
   at::index_select_out(flat, staging_->table, 0, index.view({-1}));

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <array>
-#include <charconv>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -220,7 +219,7 @@ Split share_split(Runtime& runtime, const Manifest& manifest, const Arrays& arra
 /// The first data.limit samples.
 void apply_limit(const Options& options, Split& train) {
   const int64_t limit = options.data.limit;
-  if (limit < 0 || limit > train.size()) {
+  if (limit > train.size()) {
     throw option_error(options, "data.limit",
                        concat("expected 1 to ", train.size(), " (the training samples of ",
                               options.data.name, "), or 0 for all, found ", limit));
@@ -229,22 +228,14 @@ void apply_limit(const Options& options, Split& train) {
 }
 
 /// Moves a seeded fraction of the training samples to a split of their own, both in storage order.
-Split take_fraction(const Options& options, Split& train) {
-  const std::string& text = options.data.validation;
-  double fraction = 0;
-  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), fraction);
-  const bool number = error == std::errc() && end == text.data() + text.size();
-  if (!number || !(fraction > 0 && fraction < 1)) {
-    throw option_error(options, "data.validation",
-                       concat("expected test or a fraction between 0 and 1, found '", text, "'"));
-  }
+Split take_fraction(const Options& options, double fraction, Split& train) {
   const int64_t n = train.size();
   const int64_t taken = std::llround(fraction * static_cast<double>(n));
   if (taken == 0 || taken == n) {
-    throw option_error(
-        options, "data.validation",
-        concat("expected a fraction that leaves a sample for each, found ", text, ", which leaves ",
-               n - taken, " of ", n, " samples for training and ", taken, " for validation"));
+    throw option_error(options, "data.validation",
+                       concat("expected a fraction that leaves a sample for each, found ",
+                              options.data.validation, ", which leaves ", n - taken, " of ", n,
+                              " samples for training and ", taken, " for validation"));
   }
   const auto order =
       RandomStream(static_cast<uint64_t>(options.run.seed), Stream::kSplit, 0).permutation(n);
@@ -283,11 +274,6 @@ Dataset load_dataset(Runtime& runtime, const Options& options) {
   data.name = options.data.name;
   const bool published = std::any_of(kPublished.begin(), kPublished.end(),
                                      [&](const Published& set) { return set.name == data.name; });
-  if (!published && data.name != "synthetic") {
-    throw option_error(
-        options, "data.name",
-        concat("data.name is '", data.name, "', expected mnist, fashion-mnist or synthetic."));
-  }
   Arrays arrays;  // filled on node leaders only
   const Manifest manifest = load_arrays(runtime, options, arrays);
   if (published) {
@@ -296,8 +282,9 @@ Dataset load_dataset(Runtime& runtime, const Options& options) {
   }
   data.train = share_split(runtime, manifest, arrays, 0);
   apply_limit(options, data.train);
-  data.validation = options.data.validation == "test" ? share_split(runtime, manifest, arrays, 2)
-                                                      : take_fraction(options, data.train);
+  const auto fraction = validation_fraction(options.data);
+  data.validation = fraction ? take_fraction(options, *fraction, data.train)
+                             : share_split(runtime, manifest, arrays, 2);
   return data;
 }
 

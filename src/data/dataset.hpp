@@ -35,20 +35,17 @@ struct Dataset {
   std::string note;
 };
 
-/// Collective. Loads `options.data.name` (mnist | fashion-mnist | synthetic); local rank 0 of each
+/// Collective. Loads `options.data.name` (options as `validate` leaves them); local rank 0 of each
 /// node reads the files, the others map them.
-///   folder       data.dir, else $SYNCBN_MNIST_DIR (mnist only), else data/<name>; for
-///   fashion-mnist
-///                also where Debian's package puts it, /usr/share/datasets/fashion-mnist
+///   folder       data.dir, else $SYNCBN_MNIST_DIR (mnist only), else data/<name>; fashion-mnist is
+///                also found where Debian's package puts it, /usr/share/datasets/fashion-mnist
 ///   files        train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-…, with or without .gz;
-///   all
-///                four are read and checked, whichever are used
+///                all four are read and checked, whichever are used
 ///   synthetic    10 noisy class prototypes made from run.seed, 2,000 training and 500 test samples
 ///                of 28×28, learnable and the same everywhere
 ///   data.limit   the first n training samples only (0: all), before any split
 ///   validation   "test": the test set; a fraction f in (0, 1): round(f·n) training samples chosen
-///   by
-///                a permutation of (run.seed, Stream::kSplit), the rest for training
+///                by a permutation of (run.seed, Stream::kSplit), the rest for training
 /// Throws UsageError on all ranks: 66 (a file is missing: says which, where, and how to get it), 65
 /// (damaged, label over 9 with its index, image and label counts differ, no images), 76 (nodes see
 /// different content), 64 or 78 (data.limit exceeds the set; data.validation leaves a split empty).

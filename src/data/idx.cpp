@@ -1,18 +1,15 @@
 #include "data/idx.hpp"
 
-#include <fcntl.h>
-#include <openssl/evp.h>
-#include <sys/stat.h>
-#include <unistd.h>
 #include <zlib.h>
 
 #include <algorithm>
 #include <array>
-#include <cerrno>
 #include <cstring>
 #include <memory>
+#include <string_view>
 
-#include "base/error.hpp"
+#include "base/digest.hpp"
+#include "base/file.hpp"
 
 namespace syncbn {
 namespace {
@@ -78,6 +75,7 @@ class GzipSource {
                               stream_.msg != nullptr ? stream_.msg : zError(status), ")"));
       }
     }
+    stream_.next_out = nullptr;  // `out` is the caller's, and may end before the stream does
     return n - stream_.avail_out;
   }
   void expect_total(uint64_t total) const {
@@ -170,48 +168,6 @@ IdxArray parse(Source& source, const std::string& name) {
   return array;
 }
 
-class FileDescriptor {
- public:
-  explicit FileDescriptor(int fd) : fd_(fd) {}
-  ~FileDescriptor() {
-    if (fd_ >= 0) close(fd_);
-  }
-  FileDescriptor(const FileDescriptor&) = delete;
-  FileDescriptor& operator=(const FileDescriptor&) = delete;
-  int get() const { return fd_; }
-
- private:
-  int fd_;
-};
-
-[[noreturn]] void unreadable(const std::string& path, const std::string& why) {
-  throw Error(concat("Cannot read '", path, "': ", why, "."), ExitCode::kInputMissing);
-}
-
-/// The whole file in memory, not mapped: a file that is cut while we run must not end us by SIGBUS.
-std::vector<uint8_t> read_file(const std::string& path) {
-  // Non-blocking, for a FIFO without a writer would stop an ordinary open.
-  const FileDescriptor file(open(path.c_str(), O_RDONLY | O_NONBLOCK | O_CLOEXEC));
-  struct stat info {};
-  if (file.get() < 0 || fstat(file.get(), &info) != 0) unreadable(path, std::strerror(errno));
-  if (!S_ISREG(info.st_mode)) unreadable(path, "expected a regular file, found something else");
-  const auto size = static_cast<uint64_t>(info.st_size);
-  if (size > kMaxBytes) {
-    damaged(path, concat("it has ", size, " bytes, expected at most ", kMaxBytes));
-  }
-  std::vector<uint8_t> bytes(size);
-  size_t filled = 0;
-  while (filled < bytes.size()) {
-    const ssize_t got = read(file.get(), bytes.data() + filled, bytes.size() - filled);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) unreadable(path, std::strerror(errno));
-    if (got == 0) break;  // it shrank meanwhile: the parser says what is missing
-    filled += static_cast<size_t>(got);
-  }
-  bytes.resize(filled);
-  return bytes;
-}
-
 }  // namespace
 
 IdxArray parse_idx(const uint8_t* data, size_t size, const std::string& name) {
@@ -226,8 +182,8 @@ IdxArray parse_idx(const uint8_t* data, size_t size, const std::string& name) {
 }
 
 IdxArray read_idx(const std::string& path) {
-  const std::vector<uint8_t> bytes = read_file(path);
-  return parse_idx(bytes.data(), bytes.size(), path);
+  const FileBytes bytes = read_regular_file(path, "data file", kMaxBytes, ExitCode::kInputDamaged);
+  return parse_idx(bytes.data.get(), bytes.size, path);
 }
 
 std::string idx_digest(const IdxArray& array) {
@@ -237,20 +193,10 @@ std::string idx_digest(const IdxArray& array) {
       header.push_back(static_cast<uint8_t>(static_cast<uint64_t>(size) >> shift));
     }
   }
-  const std::unique_ptr<EVP_MD_CTX, decltype(&EVP_MD_CTX_free)> context(EVP_MD_CTX_new(),
-                                                                        EVP_MD_CTX_free);
-  std::array<uint8_t, 32> digest{};
-  SYNCBN_CHECK(context != nullptr && EVP_DigestInit_ex(context.get(), EVP_sha256(), nullptr) == 1 &&
-                   EVP_DigestUpdate(context.get(), header.data(), header.size()) == 1 &&
-                   EVP_DigestUpdate(context.get(), array.bytes.data(), array.bytes.size()) == 1 &&
-                   EVP_DigestFinal_ex(context.get(), digest.data(), nullptr) == 1,
-               "OpenSSL cannot compute SHA-256.");
-  std::string text;
-  for (const uint8_t byte : digest) {
-    constexpr const char* kHex = "0123456789abcdef";
-    text += {kHex[byte >> 4], kHex[byte & 15]};
-  }
-  return text;
+  const auto view = [](const std::vector<uint8_t>& bytes) {
+    return std::string_view(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  };
+  return sha256({view(header), view(array.bytes)});
 }
 
 }  // namespace syncbn

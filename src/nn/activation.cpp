@@ -11,72 +11,88 @@
 namespace syncbn {
 namespace {
 
-// One activation: how it maps x to y, and dy to dx given y.
-struct Function {
-  const char* type;
-  void (*forward)(const at::Tensor& x, at::Tensor& y);
-  void (*backward)(const at::Tensor& y, const at::Tensor& dy, at::Tensor& dx);
-};
-
-constexpr Function kRelu = {"ReLU",
-                            [](const at::Tensor& x, at::Tensor& y) { at::clamp_min_out(y, x, 0); },
-                            [](const at::Tensor& y, const at::Tensor& dy, at::Tensor& dx) {
-                              at::threshold_backward_out(dx, dy, y, 0);
-                            }};
-constexpr Function kSigmoid = {"Sigmoid",
-                               [](const at::Tensor& x, at::Tensor& y) { at::sigmoid_out(y, x); },
-                               [](const at::Tensor& y, const at::Tensor& dy, at::Tensor& dx) {
-                                 at::sigmoid_backward_out(dx, dy, y);
-                               }};
-constexpr Function kTanh = {"Tanh", [](const at::Tensor& x, at::Tensor& y) { at::tanh_out(y, x); },
-                            [](const at::Tensor& y, const at::Tensor& dy, at::Tensor& dx) {
-                              at::tanh_backward_out(dx, dy, y);
-                            }};
-constexpr Function kIdentity = {"ReLU", [](const at::Tensor&, at::Tensor&) {},
-                                [](const at::Tensor&, const at::Tensor&, at::Tensor&) {}};
-
-class Activation : public Layer {
+class ActivationLayer : public Layer {
  public:
-  Activation(const Function& function, int64_t features)
-      : function_(function), features_(features) {}
-  std::string type() const override { return function_.type; }
+  ActivationLayer(Activation activation, int64_t features, bool applied)
+      : activation_(activation),
+        applied_(applied ? Activation::kNone : activation),
+        features_(features) {}
+  std::string type() const override {
+    return activation_ == Activation::kRelu      ? "ReLU"
+           : activation_ == Activation::kSigmoid ? "Sigmoid"
+                                                 : "Tanh";
+  }
   int64_t in_features() const override { return features_; }
   int64_t out_features() const override { return features_; }
   bool in_place() const override { return true; }
   void forward(const at::Tensor& x, at::Tensor& y, const StepContext&) override {
-    function_.forward(x, y);
+    activate(applied_, x, y);
   }
   void backward(const at::Tensor&, const at::Tensor& y, at::Tensor& dy, at::Tensor& dx,
                 const StepContext&) override {
-    function_.backward(y, dy, dx);
+    activation_gradient(applied_, y, dy, dx);
   }
 
  private:
-  const Function& function_;
+  Activation activation_, applied_;  // what it stands for, and what is left to do of it
   int64_t features_;
 };
 
 }  // namespace
 
-std::unique_ptr<Layer> make_activation(const std::string& name, int64_t features) {
-  const Function* function = name == "relu"      ? &kRelu
-                             : name == "sigmoid" ? &kSigmoid
-                             : name == "tanh"    ? &kTanh
-                                                 : nullptr;
-  SYNCBN_CHECK(function != nullptr, "unknown model.activation ", name);
-  return std::make_unique<Activation>(*function, features);
+Activation activation_named(const std::string& name) {
+  if (name == "relu") return Activation::kRelu;
+  if (name == "sigmoid") return Activation::kSigmoid;
+  SYNCBN_CHECK(name == "tanh", "unknown model.activation ", name);
+  return Activation::kTanh;
 }
 
-std::unique_ptr<Layer> make_fused_relu(int64_t features) {
-  return std::make_unique<Activation>(kIdentity, features);
+void activate(Activation activation, const at::Tensor& x, at::Tensor& y) {
+  switch (activation) {
+    case Activation::kNone:
+      break;
+    case Activation::kRelu:
+      at::clamp_min_out(y, x, 0);
+      break;
+    case Activation::kSigmoid:
+      at::sigmoid_out(y, x);
+      break;
+    case Activation::kTanh:
+      at::tanh_out(y, x);
+      break;
+  }
+}
+
+void activation_gradient(Activation activation, const at::Tensor& y, const at::Tensor& dy,
+                         at::Tensor& dx) {
+  switch (activation) {
+    case Activation::kNone:
+      break;
+    case Activation::kRelu:
+      at::threshold_backward_out(dx, dy, y, 0);
+      break;
+    case Activation::kSigmoid:
+      at::sigmoid_backward_out(dx, dy, y);
+      break;
+    case Activation::kTanh:
+      at::tanh_backward_out(dx, dy, y);
+      break;
+  }
+}
+
+std::unique_ptr<Layer> make_activation(Activation activation, int64_t features, bool applied) {
+  return std::make_unique<ActivationLayer>(activation, features, applied);
 }
 
 void Dropout::make_mask(const at::Tensor& x, const StepContext& context) {
   const int64_t n = x.size(0);
   if (!mask_.defined() || mask_.size(0) < n) {
     mask_ = at::empty_like(x);
-    host_mask_ = x.is_cpu() ? mask_ : at::empty(x.sizes(), x.options().device(at::kCPU));
+    if (!x.is_cpu()) {
+      staging_ = std::make_unique<HostStaging>(x.sizes(), x.scalar_type(), x.device());
+    }
   }
+  at::Tensor& host_mask = staging_ ? staging_->to_fill() : mask_;
   // One Philox block serves four neighbouring units.
   const RandomStream random(seed_, Stream::kDropout,
                             (index_ << 48) ^ static_cast<uint64_t>(context.step));
@@ -96,11 +112,14 @@ void Dropout::make_mask(const at::Tensor& x, const StepContext& context) {
     }
   };
   if (x.scalar_type() == at::kFloat) {
-    fill(host_mask_.mutable_data_ptr<float>());
+    fill(host_mask.mutable_data_ptr<float>());
   } else {
-    fill(host_mask_.mutable_data_ptr<double>());
+    fill(host_mask.mutable_data_ptr<double>());
   }
-  if (!x.is_cpu()) mask_.narrow(0, 0, n).copy_(host_mask_.narrow(0, 0, n));
+  if (staging_) {
+    at::Tensor used = mask_.narrow(0, 0, n);
+    staging_->send(used);
+  }
 }
 
 void Dropout::forward(const at::Tensor& x, at::Tensor& y, const StepContext& context) {

@@ -2,22 +2,32 @@
 #pragma once
 
 #include <memory>
+#include <string>
 
+#include "comm/overlap.hpp"
+#include "nn/activation_kind.hpp"
 #include "nn/layer.hpp"
 
 namespace syncbn {
 
-/// ReLU, sigmoid or tanh, in place; the derivative is taken from the output.
-std::unique_ptr<Layer> make_activation(const std::string& name, int64_t features);
+/// relu | sigmoid | tanh; throws Error for any other name.
+Activation activation_named(const std::string& name);
 
-/// A ReLU that the norm layer before it has already applied; keeps its place and index in the
-/// model.
-std::unique_ptr<Layer> make_fused_relu(int64_t features);
+/// y ← f(x), by ATen, on any device; y may be x, and is taken to be it for kNone.
+void activate(Activation activation, const at::Tensor& x, at::Tensor& y);
+/// dx ← dy·f'(x), the derivative taken from y = f(x); dx may be dy, and is taken to be it for
+/// kNone.
+void activation_gradient(Activation activation, const at::Tensor& y, const at::Tensor& dy,
+                         at::Tensor& dx);
+
+/// The activation as a layer, in place. `applied`: the norm layer before it has applied it already,
+/// and it only keeps its place and index in the model.
+std::unique_ptr<Layer> make_activation(Activation activation, int64_t features, bool applied);
 
 /// Inverted dropout (Srivastava et al., 2014, section 10; scaled by 1/(1−p) in training, identity
 /// in evaluation). The mask of unit c of sample i of the global batch at step s is a pure function
-/// of (seed, layer, s, i, c): the same on any number of ranks. It is made on the CPU; its copy to a
-/// CUDA device is the one thing in a step that the host waits for.
+/// of (seed, layer, s, i, c): the same on any number of ranks. It is made on the CPU and copied to
+/// a CUDA device without waiting for it.
 class Dropout : public Layer {
  public:
   /// `index` tells this layer's masks from the others'.
@@ -36,8 +46,8 @@ class Dropout : public Layer {
   int64_t features_;
   double probability_;
   uint64_t seed_, index_;
-  at::Tensor mask_;       // (largest n so far, features): 0 or 1/(1−p), x's dtype and device
-  at::Tensor host_mask_;  // the same on the CPU
+  at::Tensor mask_;  // (largest n so far, features): 0 or 1/(1−p), x's dtype and device
+  std::unique_ptr<HostStaging> staging_;  // of mask_; null on the CPU
 };
 
 }  // namespace syncbn

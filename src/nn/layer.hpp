@@ -12,7 +12,7 @@
 #include <string>
 #include <vector>
 
-#include "base/range.hpp"
+#include "base/sharding.hpp"
 #include "nn/stats_groups.hpp"
 
 namespace syncbn {
@@ -36,8 +36,10 @@ struct StepContext {
   const StatsGroups* groups = nullptr;  ///< of this batch; needed for kBatch
   int64_t batch = 0;                    ///< samples in the global batch
   Range rows;                           ///< this rank's rows of the global batch
-  int64_t step = 0;                     ///< global step, the counter of dropout's masks
-  StepTimes* times = nullptr;           ///< may be null
+  /// Of each of this rank's shards, within this rank's rows. Its address stands for its values.
+  const std::vector<Range>* shards = nullptr;
+  int64_t step = 0;            ///< global step, the counter of dropout's masks
+  StepTimes* times = nullptr;  ///< may be null
 };
 
 struct ParameterSpec {
@@ -61,8 +63,13 @@ struct BufferSpec {
 
 /// What `Replica` gives a layer: views, in the order in which the layer asked.
 struct Binding {
-  std::vector<at::Tensor> parameters, gradients;
-  at::Tensor reduced;  ///< (reduced()) numbers that are summed over ranks with the gradient
+  Sharding sharding;
+  std::vector<at::Tensor> parameters;
+  /// For each parameter its gradient's places, one per node of sharding.node_sums().
+  std::vector<std::vector<at::Tensor>> gradients;
+  /// (reduced()) numbers per node that are summed over shards with the gradient; the first place
+  /// then holds their total.
+  std::vector<at::Tensor> reduced;
 };
 
 class Layer {
@@ -81,7 +88,8 @@ class Layer {
   /// x (n, in) → y (n, out).
   virtual void forward(const at::Tensor& x, at::Tensor& y, const StepContext& context) = 0;
   /// x, y as forward left them; dy (n, out) may be overwritten → dx (n, in), and the gradient
-  /// views. dx undefined: not wanted (the first layer). Gradients are written, not added to.
+  /// places. dx undefined: not wanted (the first layer). Gradients are written, not added to: each
+  /// a sum over shards as nn/shard_gradients.hpp has it.
   virtual void backward(const at::Tensor& x, const at::Tensor& y, at::Tensor& dy, at::Tensor& dx,
                         const StepContext& context) = 0;
 
@@ -89,7 +97,7 @@ class Layer {
   virtual std::vector<BufferSpec> buffers() const { return {}; }
   virtual int64_t reduced() const { return 0; }
   virtual void bind(const Binding&) {}
-  /// After the gradient all-reduce: fold the reduced numbers into the buffers.
+  /// After the gradients are summed: fold the reduced numbers into the buffers.
   virtual void after_reduce() {}
 };
 

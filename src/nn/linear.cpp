@@ -2,9 +2,11 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "base/random.hpp"
+#include "nn/one_thread.hpp"
 
 namespace syncbn {
 namespace {
@@ -48,15 +50,71 @@ LinearInit initial_linear(int64_t in, int64_t out, const ModelOptions& options, 
   return {normal({out, in}, options.init_std, random), bias};
 }
 
-void Linear::forward(const at::Tensor& x, at::Tensor& y, const StepContext&) {
-  at::addmm_out(y, bias_, x, weight_t_);
+namespace {
+
+// Below so many rows a matrix library may use kernels whose sums depend on the alignment of their
+// operands, so a shard's product has at least as many (measured on an AMD EPYC: 1 to 3 rows do).
+constexpr int64_t kLeastRows = 16;
+
+}  // namespace
+
+// One shard after the other, on one thread, in copies that always lie alike.
+void Linear::by_shards(const at::Tensor& in, const std::vector<Range>& shards,
+                       at::Tensor& scratch_in, at::Tensor& scratch_out, const Product& product,
+                       at::Tensor& out) {
+  const OneThread one_thread;
+  for (const Range rows : shards) {
+    const int64_t padded = std::max(rows.size(), kLeastRows);
+    if (!scratch_in.defined() || scratch_in.size(0) < padded) {
+      scratch_in = at::zeros({padded, in.size(1)}, in.options());
+      scratch_out = at::zeros({padded, out.size(1)}, out.options());
+    }
+    const at::Tensor from = scratch_in.narrow(0, 0, padded);
+    at::Tensor to = scratch_out.narrow(0, 0, padded);
+    from.narrow(0, 0, rows.size()).copy_(in.narrow(0, rows.begin, rows.size()));
+    product(from, to);
+    out.narrow(0, rows.begin, rows.size()).copy_(to.narrow(0, 0, rows.size()));
+  }
+}
+
+void Linear::multiply(const at::Tensor& in, const std::vector<Range>& shards, Scratch& scratch,
+                      const Product& product, at::Tensor& out) {
+  if (!canonical_) {
+    product(in, out);
+    return;
+  }
+  const auto [known, fresh] = scratch.at_once.try_emplace(&shards, false);
+  if (fresh) {
+    const at::Tensor random = at::rand_like(in);
+    at::Tensor expected = at::zeros_like(out), found = at::zeros_like(out);
+    by_shards(random, shards, scratch.in, scratch.out, product, expected);
+    product(random, found);
+    known->second = found.equal(expected);
+  }
+  if (known->second) {
+    product(in, out);
+  } else {
+    by_shards(in, shards, scratch.in, scratch.out, product, out);
+  }
+}
+
+void Linear::forward(const at::Tensor& x, at::Tensor& y, const StepContext& context) {
+  multiply(
+      x, *context.shards, forward_,
+      [this](const at::Tensor& in, at::Tensor& out) { at::addmm_out(out, bias_, in, weight_t_); },
+      y);
 }
 
 void Linear::backward(const at::Tensor& x, const at::Tensor&, at::Tensor& dy, at::Tensor& dx,
-                      const StepContext&) {
-  at::mm_out(weight_gradient_, dy.t(), x);
-  at::sum_out(bias_gradient_, dy, {0});
-  if (dx.defined()) at::mm_out(dx, dy, weight_);
+                      const StepContext& context) {
+  const std::vector<Range>& shards = *context.shards;
+  (*weight_gradient_)(dy, x, shards, weight_gradients_);
+  column_sums(dy, shards, bias_parts_);
+  sum_shards(sums_, bias_parts_, bias_gradients_);
+  if (!dx.defined()) return;
+  multiply(
+      dy, shards, backward_,
+      [this](const at::Tensor& in, at::Tensor& out) { at::mm_out(out, in, weight_); }, dx);
 }
 
 std::vector<ParameterSpec> Linear::parameters() const {
@@ -67,8 +125,12 @@ void Linear::bind(const Binding& binding) {
   weight_ = binding.parameters[0];
   weight_t_ = weight_.t();
   bias_ = binding.parameters[1];
-  weight_gradient_ = binding.gradients[0];
-  bias_gradient_ = binding.gradients[1];
+  weight_gradients_ = binding.gradients[0];
+  bias_gradients_ = binding.gradients[1];
+  weight_gradient_.emplace(binding.sharding);
+  canonical_ = binding.sharding.canonical;
+  sums_ = binding.sharding.node_sums();
+  bias_parts_ = at::empty({binding.sharding.mine().size(), out_}, bias_.options());
   init_ = {};
 }
 

@@ -1,8 +1,15 @@
 // Fully connected layer, as torch.nn.Linear: y = x Wᵀ + b, weight (out, in), bias (out).
 #pragma once
 
+#include <functional>
+#include <map>
+#include <optional>
+#include <utility>
+#include <vector>
+
 #include "base/options.hpp"
 #include "nn/layer.hpp"
+#include "nn/shard_gradients.hpp"
 
 namespace syncbn {
 
@@ -17,6 +24,10 @@ struct LinearInit {
 LinearInit initial_linear(int64_t in, int64_t out, const ModelOptions& options, uint64_t seed,
                           uint64_t index);
 
+/// Canonical results are those of each shard's rows multiplied by one thread, in the shard's own
+/// shape and in memory that always lies alike: they depend neither on what else a rank holds nor on
+/// its threads. All rows at once and all threads are used where a trial on random numbers, made
+/// once per shape, finds the same bits.
 class Linear : public Layer {
  public:
   Linear(int64_t in, int64_t out, LinearInit init) : in_(in), out_(out), init_(std::move(init)) {}
@@ -25,16 +36,33 @@ class Linear : public Layer {
   int64_t in_features() const override { return in_; }
   int64_t out_features() const override { return out_; }
   bool gradient_in_place() const override { return false; }
-  void forward(const at::Tensor& x, at::Tensor& y, const StepContext&) override;
+  void forward(const at::Tensor& x, at::Tensor& y, const StepContext& context) override;
   void backward(const at::Tensor& x, const at::Tensor& y, at::Tensor& dy, at::Tensor& dx,
-                const StepContext&) override;
+                const StepContext& context) override;
   std::vector<ParameterSpec> parameters() const override;
   void bind(const Binding& binding) override;
 
  private:
+  using Product = std::function<void(const at::Tensor& in, at::Tensor& out)>;  // row by row
+  struct Scratch {
+    at::Tensor in, out;
+    std::map<const std::vector<Range>*, bool> at_once;  // the address stands for the values
+  };
+  void multiply(const at::Tensor& in, const std::vector<Range>& shards, Scratch& scratch,
+                const Product& product, at::Tensor& out);
+  static void by_shards(const at::Tensor& in, const std::vector<Range>& shards,
+                        at::Tensor& scratch_in, at::Tensor& scratch_out, const Product& product,
+                        at::Tensor& out);
+
   int64_t in_, out_;
   LinearInit init_;
-  at::Tensor weight_, weight_t_, bias_, weight_gradient_, bias_gradient_;
+  at::Tensor weight_, weight_t_, bias_;
+  std::vector<at::Tensor> weight_gradients_, bias_gradients_;  // one per node
+  std::optional<WeightGradient> weight_gradient_;
+  std::vector<TreeSum> sums_;
+  at::Tensor bias_parts_;  // (shards, out)
+  bool canonical_ = false;
+  Scratch forward_, backward_;
 };
 
 }  // namespace syncbn

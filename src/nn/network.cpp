@@ -54,8 +54,9 @@ Network::Network(const ModelOptions& model, const NormOptions& norm, const Netwo
     }
   }
   add_linear(shape.classes);
-  bool no_relu = false;
-  if (norm.output) add(make_norm(norm, features, shape.dtype, shape.device, no_relu));
+  if (norm.output) {
+    add(make_norm(norm, features, Activation::kNone, shape.dtype, shape.device));
+  }
 
   const auto buffer = [&](int64_t width) {
     return at::zeros({shape.capacity, width}, at::TensorOptions(shape.dtype).device(shape.device));
@@ -80,16 +81,13 @@ void Network::add(std::unique_ptr<Layer> layer) {
 
 void Network::add_norm_and_activation(const ModelOptions& model, const NormOptions& norm,
                                       int64_t features) {
+  const Activation activation = activation_named(model.activation);
   const bool before = norm.position == "pre";
-  bool fused = before && model.activation == "relu";
-  if (before) {
-    auto layer = make_norm(norm, features, shape_.dtype, shape_.device, fused);
-    fused = fused && layer != nullptr;
-    add(std::move(layer));
-  }
-  add(fused ? make_fused_relu(features) : make_activation(model.activation, features));
-  bool no_relu = false;
-  if (!before) add(make_norm(norm, features, shape_.dtype, shape_.device, no_relu));
+  const Activation fused = before ? fusible(norm, activation) : Activation::kNone;
+  auto layer = make_norm(norm, features, fused, shape_.dtype, shape_.device);
+  if (before) add(std::move(layer));
+  add(make_activation(activation, features, /*applied=*/fused != Activation::kNone));
+  if (!before) add(std::move(layer));
 }
 
 std::vector<BatchNorm*> Network::batch_norms() const {

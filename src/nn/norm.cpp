@@ -3,16 +3,18 @@
 #include <ATen/ATen.h>
 
 #include <chrono>
-#include <tuple>
+#include <utility>
 
+#include "nn/layer_norm.hpp"
 #include "nn/norm_kernels.hpp"
+#include "nn/shard_gradients.hpp"
 
 namespace syncbn {
 namespace {
 
 // Adds the seconds of one exchange to the step's norm_comm.
 template <class F>
-void timed_exchange(const StepContext& context, F&& exchange) {
+void timed(const StepContext& context, F&& exchange) {
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
   exchange();
@@ -23,58 +25,78 @@ void timed_exchange(const StepContext& context, F&& exchange) {
 
 }  // namespace
 
-BatchNorm::BatchNorm(int64_t features, const NormOptions& options, bool relu, at::ScalarType dtype,
-                     at::Device device)
-    : features_(features), options_(options), relu_(relu), exchange_(features, device) {
+BatchNorm::BatchNorm(int64_t features, NormOptions options, Activation activation,
+                     at::ScalarType dtype, at::Device device)
+    : features_(features),
+      options_(std::move(options)),
+      activation_(activation),
+      stats_(2 * features + 1, Fold::kMoments, device),
+      sums_(2 * features, Fold::kAdd, device) {
   const auto values = at::TensorOptions().dtype(dtype).device(device);
   running_ = at::cat({at::zeros({features}, values), at::ones({features}, values)});
   running_mean_ = running_.narrow(0, 0, features);
   running_var_ = running_.narrow(0, features, features);
   batches_ = at::zeros({}, at::kLong);
   running_stats_ = at::ones({1, 2 * features + 1}, values.dtype(at::kDouble));
-  collected_ = at::zeros_like(running_stats_);
 }
 
 void BatchNorm::forward(const at::Tensor& x, at::Tensor& y, const StepContext& context) {
   if (context.statistics == Statistics::kRunning) {
     running_stats_.narrow(1, 1, 2 * features_).copy_(running_.unsqueeze(0));
-    normalise(x, {{0, x.size(0)}}, running_stats_, weight_, bias_, options_.eps, relu_, y);
+    normalise(x, {{0, x.size(0)}}, running_stats_, weight_, bias_, options_.eps, activation_, y);
     return;
   }
   SYNCBN_CHECK(context.groups != nullptr, "batch statistics need statistics groups");
-  exchange_.prepare(*context.groups);
-  moments(x, exchange_.rows(), exchange_.stats());
-  if (context.collect) collect();
-  timed_exchange(context, [&] { exchange_.forward(); });
-  normalise(x, exchange_.rows(), exchange_.stats(), weight_, bias_, options_.eps, relu_, y);
-  if (context.training) contribute(context);
+  prepare(context);
+  at::Tensor& stats = stats_.table();
+  moments(x, rows_, context.groups->canonical, stats);
+  if (context.collect) collect(*context.groups);
+  timed(context, [&] { stats_.run(); });
+  normalise(x, rows_, stats, weight_, bias_, options_.eps, activation_, y);
+  if (!context.training) return;
+  sum_pieces(stats, 1, mean_weights_, mean_places_);
+  sum_pieces(stats, 1 + features_, variance_weights_, variance_places_);
 }
 
 void BatchNorm::backward(const at::Tensor& x, const at::Tensor& y, at::Tensor& dy, at::Tensor& dx,
                          const StepContext& context) {
-  at::Tensor& sums = exchange_.sums();
-  backward_sums(x, y, dy, exchange_.rows(), exchange_.stats(), options_.eps, relu_, sums);
-  // This rank's own sums: the gradient all-reduce adds the other ranks'.
-  const std::vector<double> once(exchange_.rows().size(), 1.0);
-  weighted_sum(sums, 0, once, bias_gradient_);
-  weighted_sum(sums, features_, once, weight_gradient_);
-  timed_exchange(context, [&] { exchange_.backward(); });
-  input_gradient(x, dy, exchange_.rows(), exchange_.stats(), sums, weight_, options_.eps, dx);
+  at::Tensor &stats = stats_.table(), &sums = sums_.table();
+  backward_sums(x, y, dy, rows_, stats, options_.eps, activation_, context.groups->canonical, sums);
+  // Each piece's own sums: the gradient's sum over shards adds up the others.
+  sum_pieces(sums, 0, once_, bias_gradients_);
+  sum_pieces(sums, features_, once_, weight_gradients_);
+  timed(context, [&] { sums_.run(); });
+  input_gradient(x, dy, rows_, stats, sums, weight_, options_.eps, dx);
 }
 
-// reduced ← Σ over this rank's pieces of rows/batch · (mean, variance) of the piece's group.
-void BatchNorm::contribute(const StepContext& context) {
+// What follows from the groups alone. The running statistics take from each piece rows/batch of its
+// group's mean and variance.
+void BatchNorm::prepare(const StepContext& context) {
+  const StatsGroups& groups = *context.groups;
+  if (!stats_.prepare(groups)) return;
+  sums_.prepare(groups);
+  rows_.clear();
   mean_weights_.clear();
   variance_weights_.clear();
-  for (const auto& piece : context.groups->pieces) {
-    const auto samples = static_cast<double>(piece.group_samples);
+  runs_.assign(context.shards->size(), Range{});
+  for (const auto& piece : groups.pieces) {
     const double weight =
         static_cast<double>(piece.rows.size()) / static_cast<double>(context.batch);
+    rows_.push_back(piece.rows);
     mean_weights_.push_back(weight);
-    variance_weights_.push_back(weight / (samples - bessel()));
+    variance_weights_.push_back(weight / (static_cast<double>(piece.group_samples) - bessel()));
+    Range& run = runs_[static_cast<size_t>(piece.shard)];
+    const auto end = static_cast<int64_t>(rows_.size());
+    run = {run.size() == 0 ? end - 1 : run.begin, end};
   }
-  weighted_sum(exchange_.stats(), 1, mean_weights_, reduced_mean_);
-  weighted_sum(exchange_.stats(), 1 + features_, variance_weights_, reduced_var_);
+  once_.assign(rows_.size(), 1.0);
+}
+
+// places[k] ← Σ over the pieces of node k of weights[p] · table[p][first … first + C).
+void BatchNorm::sum_pieces(const at::Tensor& table, int64_t first,
+                           const std::vector<double>& weights, std::vector<at::Tensor>& places) {
+  weighted_sums(table, first, weights, runs_, parts_);
+  sum_shards(node_sums_, parts_, places);
 }
 
 void BatchNorm::after_reduce() {
@@ -84,10 +106,10 @@ void BatchNorm::after_reduce() {
                  options_.cumulative ? 1.0 / static_cast<double>(batches) : options_.momentum);
 }
 
-void BatchNorm::collect() {
-  // Whole groups or parts of them: pooling needs this rank's own rows only.
-  const at::Tensor parts = at::cat({collected_, exchange_.stats()}).unsqueeze(1);  // (1+P, 1, 2C+1)
-  fold_moments(parts, collected_);
+void BatchNorm::collect(const StatsGroups& groups) {
+  for (size_t p = 0; p < groups.pieces.size(); ++p) {
+    merge_moments(stats_.table(), static_cast<int64_t>(p), collected_, groups.pieces[p].shard);
+  }
 }
 
 at::Tensor BatchNorm::take_collected() {
@@ -97,10 +119,10 @@ at::Tensor BatchNorm::take_collected() {
 }
 
 void BatchNorm::set_running(const at::Tensor& moments) {
-  const auto count = moments[0][0].item<double>();
+  const auto count = moments[0].item<double>();
   SYNCBN_CHECK(count > 1, "statistics of ", count, " samples");
-  running_mean_.copy_(moments[0].narrow(0, 1, features_));
-  running_var_.copy_(moments[0].narrow(0, 1 + features_, features_) / (count - bessel()));
+  running_mean_.copy_(moments.narrow(0, 1, features_));
+  running_var_.copy_(moments.narrow(0, 1 + features_, features_) / (count - bessel()));
 }
 
 std::vector<ParameterSpec> BatchNorm::parameters() const {
@@ -117,50 +139,29 @@ std::vector<BufferSpec> BatchNorm::buffers() const {
 void BatchNorm::bind(const Binding& binding) {
   weight_ = binding.parameters[0];
   bias_ = binding.parameters[1];
-  weight_gradient_ = binding.gradients[0];
-  bias_gradient_ = binding.gradients[1];
-  reduced_ = binding.reduced;
-  reduced_mean_ = reduced_.narrow(0, 0, features_);
-  reduced_var_ = reduced_.narrow(0, features_, features_);
+  weight_gradients_ = binding.gradients[0];
+  bias_gradients_ = binding.gradients[1];
+  reduced_ = binding.reduced[0];
+  for (const at::Tensor& place : binding.reduced) {
+    mean_places_.push_back(place.narrow(0, 0, features_));
+    variance_places_.push_back(place.narrow(0, features_, features_));
+  }
+  node_sums_ = binding.sharding.node_sums();
+  const int64_t shards = binding.sharding.mine().size();
+  parts_ = at::zeros({shards, features_}, weight_.options());
+  collected_ = at::zeros({shards, 2 * features_ + 1}, running_stats_.options());
 }
 
-void LayerNorm::forward(const at::Tensor& x, at::Tensor& y, const StepContext&) {
-  at::Tensor normalised;
-  std::tie(normalised, mean_, inv_std_) =
-      at::native_layer_norm(x, {features_}, weight_, bias_, eps_);
-  y.copy_(normalised);
+Activation fusible(const NormOptions& options, Activation follows) {
+  return options.kind == "batch" ? follows : Activation::kNone;
 }
 
-void LayerNorm::backward(const at::Tensor& x, const at::Tensor&, at::Tensor& dy, at::Tensor& dx,
-                         const StepContext&) {
-  const auto gradients = at::native_layer_norm_backward(dy, x, {features_}, mean_, inv_std_,
-                                                        weight_, bias_, {true, true, true});
-  dx.copy_(std::get<0>(gradients));
-  weight_gradient_.copy_(std::get<1>(gradients));
-  bias_gradient_.copy_(std::get<2>(gradients));
-}
-
-std::vector<ParameterSpec> LayerNorm::parameters() const {
-  return {{"weight", {features_}, at::ones({features_}, at::kDouble)},
-          {"bias", {features_}, at::zeros({features_}, at::kDouble)}};
-}
-
-void LayerNorm::bind(const Binding& binding) {
-  weight_ = binding.parameters[0];
-  bias_ = binding.parameters[1];
-  weight_gradient_ = binding.gradients[0];
-  bias_gradient_ = binding.gradients[1];
-}
-
-std::unique_ptr<Layer> make_norm(const NormOptions& options, int64_t features, at::ScalarType dtype,
-                                 at::Device device, bool& fuse_relu) {
-  const bool relu_follows = fuse_relu;
-  fuse_relu = false;
+std::unique_ptr<Layer> make_norm(const NormOptions& options, int64_t features,
+                                 Activation activation, at::ScalarType dtype, at::Device device) {
   if (options.kind == "none") return nullptr;
   if (options.kind == "layer") return std::make_unique<LayerNorm>(features, options.eps);
   SYNCBN_CHECK(options.kind == "batch", "unknown norm.kind ", options.kind);
-  fuse_relu = relu_follows;
-  return std::make_unique<BatchNorm>(features, options, relu_follows, dtype, device);
+  return std::make_unique<BatchNorm>(features, options, activation, dtype, device);
 }
 
 }  // namespace syncbn

@@ -6,10 +6,10 @@
 // Szegedy, 2015, algorithm 2, step 10), or the biased one where Keras is to be matched.
 //
 // Running statistics change once per step by the average over the batch's groups, each weighted by
-// its samples. That average travels with the gradient: a layer writes its rows' part of it into
-// `reduced`, the gradient all-reduce adds the parts up, and after_reduce folds the sum in. So
-// running statistics are the same bits on every rank, need no collective of their own, and depend
-// on (B, M) alone.
+// its samples. That average travels with the gradient: a layer writes its shards' part of it into
+// `reduced`, the gradient's sum over shards adds the parts up, and after_reduce folds the sum in.
+// So running statistics are the same bits on every rank, need no collective of their own, and
+// depend on (B, M) alone.
 #pragma once
 
 #include <memory>
@@ -17,15 +17,16 @@
 #include <vector>
 
 #include "base/options.hpp"
+#include "nn/activation_kind.hpp"
 #include "nn/layer.hpp"
-#include "nn/norm_exchange.hpp"
+#include "nn/tree_exchange.hpp"
 
 namespace syncbn {
 
 class BatchNorm : public Layer {
  public:
-  /// `relu`: also apply the ReLU that follows, in the same pass (make_fused_relu takes its place).
-  BatchNorm(int64_t features, const NormOptions& options, bool relu, at::ScalarType dtype,
+  /// `activation`: the one that follows, applied in the same pass; or kNone.
+  BatchNorm(int64_t features, NormOptions options, Activation activation, at::ScalarType dtype,
             at::Device device);
 
   std::string type() const override { return "BatchNorm1d"; }
@@ -40,56 +41,49 @@ class BatchNorm : public Layer {
   void bind(const Binding& binding) override;
   void after_reduce() override;
 
-  /// Pooled moments of the rows seen with context.collect since the last call, (1, 2C+1) float64 on
-  /// this rank; then forgotten. All zero if there were none.
+  /// Pooled moments of the rows of each of this rank's shards, (shards, 2C+1) float64, seen with
+  /// context.collect since the last call; then forgotten. All zero if there were none.
   at::Tensor take_collected();
-  /// Sets the running mean and variance from moments (1, 2C+1).
+  /// Sets the running mean and variance from moments (2C+1).
   void set_running(const at::Tensor& moments);
   /// The running statistics (2C): means, then variances. Shares memory with the layer.
   at::Tensor& running() { return running_; }
 
  private:
-  void collect();
-  void contribute(const StepContext& context);
+  void prepare(const StepContext& context);
+  void collect(const StatsGroups& groups);
+  void sum_pieces(const at::Tensor& table, int64_t first, const std::vector<double>& weights,
+                  std::vector<at::Tensor>& places);
   // What is taken off the count in the running variance's divisor.
   double bessel() const { return options_.running_variance == "unbiased" ? 1 : 0; }
 
   int64_t features_;
   NormOptions options_;
-  bool relu_;
-  at::Tensor weight_, bias_, weight_gradient_, bias_gradient_;
-  at::Tensor reduced_, reduced_mean_, reduced_var_;  // (2C), and its halves
+  Activation activation_;
+  at::Tensor weight_, bias_;
+  at::Tensor reduced_;  // (2C): the batch's mean and variance, once summed
+  // Places of sums over shards, one per node.
+  std::vector<at::Tensor> weight_gradients_, bias_gradients_, mean_places_, variance_places_;
   at::Tensor running_, running_mean_, running_var_;  // (2C) dtype, and its halves
   at::Tensor batches_;                               // () int64, CPU: num_batches_tracked
   at::Tensor running_stats_;  // (1, 2C+1): the running statistics as moments of count 1
-  at::Tensor collected_;      // (1, 2C+1)
-  std::vector<double> mean_weights_, variance_weights_;
-  NormExchange exchange_;
+  at::Tensor collected_;      // (shards, 2C+1)
+  // Of this rank's pieces: their rows, the pieces of each shard, and their weights in the running
+  // statistics and (1) in the parameters' gradient.
+  std::vector<Range> rows_, runs_;
+  std::vector<double> mean_weights_, variance_weights_, once_;
+  std::vector<TreeSum> node_sums_;
+  at::Tensor parts_;           // (shards, C)
+  TreeExchange stats_, sums_;  // (P, 2C+1) moments, (P, 2C) Σ dy and Σ dy·x̂
 };
 
-/// Layer normalisation over the features of each sample, as torch.nn.LayerNorm (Ba, Kiros and
-/// Hinton, 2016, equation 4): the control that knows no batch.
-class LayerNorm : public Layer {
- public:
-  LayerNorm(int64_t features, double eps) : features_(features), eps_(eps) {}
-  std::string type() const override { return "LayerNorm"; }
-  int64_t in_features() const override { return features_; }
-  int64_t out_features() const override { return features_; }
-  void forward(const at::Tensor& x, at::Tensor& y, const StepContext&) override;
-  void backward(const at::Tensor& x, const at::Tensor& y, at::Tensor& dy, at::Tensor& dx,
-                const StepContext&) override;
-  std::vector<ParameterSpec> parameters() const override;
-  void bind(const Binding& binding) override;
+/// The activation that a norm layer of these options applies in its own passes if it follows, or
+/// kNone if the layer leaves it to another.
+Activation fusible(const NormOptions& options, Activation follows);
 
- private:
-  int64_t features_;
-  double eps_;
-  at::Tensor weight_, bias_, weight_gradient_, bias_gradient_, mean_, inv_std_;
-};
-
-/// A norm layer of options.kind (none | batch | layer); `fuse_relu` asks whether a ReLU follows and
-/// tells on return whether the layer applies it. null for "none".
-std::unique_ptr<Layer> make_norm(const NormOptions& options, int64_t features, at::ScalarType dtype,
-                                 at::Device device, bool& fuse_relu);
+/// A norm layer of options.kind (none | batch | layer), with `activation` applied (what fusible
+/// says, or kNone). null for "none".
+std::unique_ptr<Layer> make_norm(const NormOptions& options, int64_t features,
+                                 Activation activation, at::ScalarType dtype, at::Device device);
 
 }  // namespace syncbn

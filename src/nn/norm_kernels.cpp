@@ -8,6 +8,7 @@
 #include <cstring>
 
 #include "base/error.hpp"
+#include "nn/activation.hpp"
 #include "nn/norm_loops.hpp"
 
 namespace syncbn {
@@ -68,11 +69,11 @@ bool equal_pieces(const std::vector<Range>& rows) {
   return std::all_of(rows.begin(), rows.end(), [&](Range r) { return r.size() == size; });
 }
 
-// f(rows of t…, rows of stats…) once per run of equal pieces; tensors come as (pieces, M, C).
+// f(pieces, their rows): all at once if they are equal, unless each is wanted alone.
 template <class F>
-void for_piece_views(const std::vector<Range>& rows, F&& f) {
+void for_piece_views(const std::vector<Range>& rows, bool alone, F&& f) {
   const auto pieces = static_cast<int64_t>(rows.size());
-  if (pieces > 0 && equal_pieces(rows)) {
+  if (pieces > 0 && !alone && equal_pieces(rows)) {
     f(Range{0, pieces}, Range{rows.front().begin, rows.back().end});
   } else {
     for (int64_t p = 0; p < pieces; ++p) f(Range{p, p + 1}, rows[static_cast<size_t>(p)]);
@@ -96,11 +97,11 @@ struct DeviceConstants {
 
 }  // namespace
 
-void moments(const at::Tensor& x, const std::vector<Range>& rows, at::Tensor& stats) {
+void moments(const at::Tensor& x, const std::vector<Range>& rows, bool alone, at::Tensor& stats) {
   check_matrix(x);
   const int64_t features = x.size(1);
   if (!x.is_cpu()) {
-    for_piece_views(rows, [&](Range pieces, Range r) {
+    for_piece_views(rows, alone, [&](Range pieces, Range r) {
       at::Tensor out = stats.narrow(0, pieces.begin, pieces.size());
       if (r.size() == 0) {  // the mean of no rows is NaN, and NaN times a count of 0 still is
         out.zero_();
@@ -129,51 +130,54 @@ void moments(const at::Tensor& x, const std::vector<Range>& rows, at::Tensor& st
   });
 }
 
-void fold_moments(const at::Tensor& parts, at::Tensor& folded) {
-  const int64_t count = parts.size(0), groups = parts.size(1), width = parts.size(2);
-  const int64_t features = (width - 1) / 2;
-  if (!parts.is_cpu()) {
-    const at::Tensor n = parts.narrow(2, 0, 1), mean = parts.narrow(2, 1, features);
-    const at::Tensor total = n.sum(0);  // (S, 1)
-    const at::Tensor centre = mean[0];  // deviations from one part's mean keep their digits
-    const at::Tensor merged = centre + ((mean - centre) * n).sum(0) / total.clamp_min(1);
-    folded.narrow(1, 0, 1).copy_(total);
-    folded.narrow(1, 1, features).copy_(merged);
-    folded.narrow(1, 1 + features, features)
-        .copy_((parts.narrow(2, 1 + features, features) + (mean - merged).square() * n).sum(0));
+void merge_moments(const at::Tensor& from, int64_t j, at::Tensor& into, int64_t i) {
+  const int64_t width = into.size(1), features = (width - 1) / 2;
+  if (!into.is_cpu()) {
+    const at::Tensor part = from[j], total = into[i];
+    const at::Tensor count = part[0] + total[0], share = part[0] / count.clamp_min(1);
+    const at::Tensor delta = part.narrow(0, 1, features) - total.narrow(0, 1, features);
+    total.narrow(0, 1 + features, features)
+        .add_(part.narrow(0, 1 + features, features) + delta.square() * (total[0] * share));
+    total.narrow(0, 1, features).add_(delta * share);
+    total[0].copy_(count);
     return;
   }
-  const auto* in = parts.const_data_ptr<double>();
-  auto* out = folded.mutable_data_ptr<double>();
-  std::memset(out, 0, static_cast<size_t>(groups * width) * sizeof(double));
-  for (int64_t k = 0; k < count; ++k) {
-    for (int64_t s = 0; s < groups; ++s) {
-      const double* part = in + (k * groups + s) * width;
-      double* total = out + s * width;
-      if (part[0] == 0) continue;
-      const double n = total[0] + part[0];
-      const double weight = part[0] / n, cross = total[0] * weight;
-      for (int64_t c = 1; c <= features; ++c) {
-        const double delta = part[c] - total[c];
-        total[c] += delta * weight;
-        total[features + c] += part[features + c] + delta * delta * cross;
-      }
-      total[0] = n;
-    }
+  const double* part = from.const_data_ptr<double>() + j * width;
+  double* total = into.mutable_data_ptr<double>() + i * width;
+  if (part[0] == 0) return;
+  const double count = total[0] + part[0];
+  const double share = part[0] / count, cross = total[0] * share;
+  for (int64_t c = 1; c <= features; ++c) {
+    const double delta = part[c] - total[c];
+    total[c] += delta * share;
+    total[features + c] += part[features + c] + delta * delta * cross;
   }
+  total[0] = count;
+}
+
+void add_row(const at::Tensor& from, int64_t j, at::Tensor& into, int64_t i) {
+  if (!into.is_cpu()) {
+    into[i].add_(from[j]);
+    return;
+  }
+  const int64_t width = into.size(1);
+  const double* part = from.const_data_ptr<double>() + j * width;
+  double* total = into.mutable_data_ptr<double>() + i * width;
+  for (int64_t c = 0; c < width; ++c) total[c] += part[c];
 }
 
 void normalise(const at::Tensor& x, const std::vector<Range>& rows, const at::Tensor& stats,
-               const at::Tensor& gamma, const at::Tensor& beta, double eps, bool relu,
+               const at::Tensor& gamma, const at::Tensor& beta, double eps, Activation activation,
                at::Tensor& y) {
   check_matrix(x);
   const int64_t features = x.size(1);
   if (!x.is_cpu()) {
-    for_piece_views(rows, [&](Range pieces, Range r) {
+    for_piece_views(rows, /*alone=*/false, [&](Range pieces, Range r) {
       const DeviceConstants k(stats, pieces, features, eps);
       const at::Tensor value = (view_pieces(x, pieces, r) - k.mean) * (k.inv_std * gamma) + beta;
-      view_pieces(y, pieces, r).copy_(relu ? value.relu() : value);
+      view_pieces(y, pieces, r).copy_(value);
     });
+    activate(activation, y, y);
     return;
   }
   with_dtype(x, [&](auto zero) {
@@ -192,7 +196,8 @@ void normalise(const at::Tensor& x, const std::vector<Range>& rows, const at::Te
           shift[j] = static_cast<double>(b[c + j]) - k.mean[j] * scale[j];
         }
         const int64_t first = r.begin * features + c;
-        loops::affine(data + first, {r.size(), columns, features}, scale, shift, relu, out + first);
+        loops::affine(data + first, {r.size(), columns, features}, scale, shift, activation,
+                      out + first);
       });
       s += 2 * features + 1;
     }
@@ -200,13 +205,13 @@ void normalise(const at::Tensor& x, const std::vector<Range>& rows, const at::Te
 }
 
 void backward_sums(const at::Tensor& x, const at::Tensor& y, at::Tensor& dy,
-                   const std::vector<Range>& rows, const at::Tensor& stats, double eps, bool relu,
-                   at::Tensor& sums) {
+                   const std::vector<Range>& rows, const at::Tensor& stats, double eps,
+                   Activation activation, bool alone, at::Tensor& sums) {
   check_matrix(x);
   const int64_t features = x.size(1);
   if (!x.is_cpu()) {
-    if (relu) dy.masked_fill_(y <= 0, 0);
-    for_piece_views(rows, [&](Range pieces, Range r) {
+    activation_gradient(activation, y, dy, dy);
+    for_piece_views(rows, alone, [&](Range pieces, Range r) {
       const DeviceConstants k(stats, pieces, features, eps);
       const at::Tensor g = view_pieces(dy, pieces, r).to(at::kDouble);
       const at::Tensor x_hat = (view_pieces(x, pieces, r) - k.mean) * k.inv_std;
@@ -219,17 +224,16 @@ void backward_sums(const at::Tensor& x, const at::Tensor& y, at::Tensor& dy,
   with_dtype(x, [&](auto zero) {
     using T = decltype(zero);
     const T* data = x.const_data_ptr<T>();
-    const T* gradient = dy.const_data_ptr<T>();
+    const T* output = y.const_data_ptr<T>();
+    T* gradient = dy.mutable_data_ptr<T>();
     const auto* s = stats.const_data_ptr<double>();
     auto* out = sums.mutable_data_ptr<double>();
     for (const Range r : rows) {
       for_column_blocks(r, features, [&](int64_t c, int64_t columns) {
         const Constants k(s, features, c, columns, eps);
         const int64_t first = r.begin * features + c;
-        const loops::Block block = {r.size(), columns, features};
-        if (relu)
-          loops::mask(y.const_data_ptr<T>() + first, block, dy.mutable_data_ptr<T>() + first);
-        loops::backward_sums(data + first, gradient + first, block, k.mean, k.inv_std, out + c,
+        loops::backward_sums(data + first, output + first, gradient + first,
+                             {r.size(), columns, features}, activation, k.mean, k.inv_std, out + c,
                              out + features + c);
       });
       s += 2 * features + 1;
@@ -244,7 +248,7 @@ void input_gradient(const at::Tensor& x, const at::Tensor& dy, const std::vector
   check_matrix(x);
   const int64_t features = x.size(1);
   if (!x.is_cpu()) {
-    for_piece_views(rows, [&](Range pieces, Range r) {
+    for_piece_views(rows, /*alone=*/false, [&](Range pieces, Range r) {
       const DeviceConstants k(stats, pieces, features, eps);
       const at::Tensor s = sums.narrow(0, pieces.begin, pieces.size()).unsqueeze(1) / k.count;
       const at::Tensor x_hat = (view_pieces(x, pieces, r) - k.mean) * k.inv_std;
@@ -281,35 +285,46 @@ void input_gradient(const at::Tensor& x, const at::Tensor& dy, const std::vector
   });
 }
 
-void weighted_sum(const at::Tensor& table, int64_t first, const std::vector<double>& weights,
-                  at::Tensor& out) {
-  const int64_t width = out.size(0);
-  if (!out.is_cpu()) {
-    const at::Tensor rows = table.narrow(1, first, width);
-    if (weights.empty()) {
-      out.zero_();
-    } else if (std::count(weights.begin(), weights.end(), weights[0]) ==
-               static_cast<int64_t>(weights.size())) {
-      out.copy_(rows.sum(0) * weights[0]);
-    } else {
-      at::Tensor sum = at::zeros({width}, table.options());
-      for (size_t p = 0; p < weights.size(); ++p) {
-        sum.add_(rows[static_cast<int64_t>(p)], weights[p]);
-      }
-      out.copy_(sum);
+namespace {
+
+void weighted_sum_on_device(const at::Tensor& rows, const double* weights, at::Tensor out) {
+  const int64_t count = rows.size(0);
+  if (count == 0) {
+    out.zero_();
+  } else if (std::count(weights, weights + count, weights[0]) == count) {
+    out.copy_(rows.sum(0) * weights[0]);
+  } else {
+    at::Tensor sum = at::zeros_like(rows[0]);
+    for (int64_t p = 0; p < count; ++p) sum.add_(rows[p], weights[p]);
+    out.copy_(sum);
+  }
+}
+
+}  // namespace
+
+void weighted_sums(const at::Tensor& table, int64_t first, const std::vector<double>& weights,
+                   const std::vector<Range>& runs, at::Tensor& parts) {
+  const int64_t width = parts.size(1), stride = table.size(1);
+  if (!parts.is_cpu()) {
+    for (size_t s = 0; s < runs.size(); ++s) {
+      weighted_sum_on_device(table.narrow(0, runs[s].begin, runs[s].size()).narrow(1, first, width),
+                             weights.data() + runs[s].begin, parts[static_cast<int64_t>(s)]);
     }
     return;
   }
-  with_dtype(out, [&](auto zero) {
+  with_dtype(parts, [&](auto zero) {
     using T = decltype(zero);
-    T* result = out.mutable_data_ptr<T>();
+    T* result = parts.mutable_data_ptr<T>();
     const auto* rows = table.const_data_ptr<double>() + first;
-    for (int64_t c = 0; c < width; ++c) {
-      double sum = 0;
-      for (size_t p = 0; p < weights.size(); ++p) {
-        sum += weights[p] * rows[static_cast<int64_t>(p) * table.size(1) + c];
+    for (const Range run : runs) {
+      for (int64_t c = 0; c < width; ++c) {
+        double sum = 0;
+        for (int64_t p = run.begin; p < run.end; ++p) {
+          sum += weights[static_cast<size_t>(p)] * rows[p * stride + c];
+        }
+        result[c] = static_cast<T>(sum);
       }
-      result[c] = static_cast<T>(sum);
+      result += width;
     }
   });
 }

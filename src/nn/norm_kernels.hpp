@@ -21,27 +21,32 @@
 #include <vector>
 
 #include "base/range.hpp"
+#include "nn/activation_kind.hpp"
 
 namespace syncbn {
 
-/// stats[p] ← count, mean and m2 of rows[p] of x, by two passes (mean first, then deviations).
-void moments(const at::Tensor& x, const std::vector<Range>& rows, at::Tensor& stats);
+/// stats[p] ← count, mean and m2 of rows[p] of x, by two passes (mean first, then deviations), row
+/// after row. `alone`: on CUDA each piece is a reduction of its own, whose bits do not depend on
+/// the number of pieces, instead of one for all pieces of equal size.
+void moments(const at::Tensor& x, const std::vector<Range>& rows, bool alone, at::Tensor& stats);
 
-/// parts (K, S, 2C+1) → folded (S, 2C+1): for each s the moments of the union, in the order of k,
-/// by the pairwise formula. Parts of count 0 change nothing; if all are empty the result is 0.
-void fold_moments(const at::Tensor& parts, at::Tensor& folded);
+/// Row i of `into` ← the moments of its samples and those of row j of `from`, by the pairwise
+/// formula. A row of count 0 changes nothing. Rows as stats'.
+void merge_moments(const at::Tensor& from, int64_t j, at::Tensor& into, int64_t i);
+/// Row i of `into` += row j of `from`. Both (…, W) float64.
+void add_row(const at::Tensor& from, int64_t j, at::Tensor& into, int64_t i);
 
-/// y ← γ·x̂ + β with x̂ = (x − mean)/√(m2/count + eps), then max(0, ·) if `relu`. Rows of piece p use
+/// y ← f(γ·x̂ + β) with x̂ = (x − mean)/√(m2/count + eps) and f the activation. Rows of piece p use
 /// stats[p]. y may be x.
 void normalise(const at::Tensor& x, const std::vector<Range>& rows, const at::Tensor& stats,
-               const at::Tensor& gamma, const at::Tensor& beta, double eps, bool relu,
+               const at::Tensor& gamma, const at::Tensor& beta, double eps, Activation activation,
                at::Tensor& y);
 
-/// sums[p] ← Σ dy and Σ dy·x̂ over rows[p]. With `relu`, dy is first set to 0 where y ≤ 0
-/// (NaN passes), in place; y is not read otherwise.
+/// sums[p] ← Σ dy and Σ dy·x̂ over rows[p], after dy ← dy·f' in place, f' taken from y (NaN passes).
+/// With kNone, dy stays and y is not read. `alone` as in moments().
 void backward_sums(const at::Tensor& x, const at::Tensor& y, at::Tensor& dy,
-                   const std::vector<Range>& rows, const at::Tensor& stats, double eps, bool relu,
-                   at::Tensor& sums);
+                   const std::vector<Range>& rows, const at::Tensor& stats, double eps,
+                   Activation activation, bool alone, at::Tensor& sums);
 
 /// dx ← γ·s·(dy − Σdy/m − x̂·Σdy·x̂/m), s = 1/√(m2/m + eps), where stats and sums are those of the
 /// whole group and m is its count. dx may be dy.
@@ -49,9 +54,9 @@ void input_gradient(const at::Tensor& x, const at::Tensor& dy, const std::vector
                     const at::Tensor& stats, const at::Tensor& sums, const at::Tensor& gamma,
                     double eps, at::Tensor& dx);
 
-/// out (W) ← Σ over p of weights[p] · table[p][first … first + W), rounded to out's dtype once.
-/// table: (P, ≥ first + W) float64.
-void weighted_sum(const at::Tensor& table, int64_t first, const std::vector<double>& weights,
-                  at::Tensor& out);
+/// parts[s] (W) ← Σ over p in runs[s] of weights[p] · table[p][first … first + W), rounded to
+/// parts' dtype once. table: (P, ≥ first + W) float64; parts: (S, W).
+void weighted_sums(const at::Tensor& table, int64_t first, const std::vector<double>& weights,
+                   const std::vector<Range>& runs, at::Tensor& parts);
 
 }  // namespace syncbn

@@ -5,8 +5,8 @@
 
 #include <utility>
 
-#include "nn/norm_exchange.hpp"
 #include "nn/norm_kernels.hpp"
+#include "nn/tree_exchange.hpp"
 
 namespace syncbn {
 namespace {
@@ -20,11 +20,19 @@ struct CommHolder : public torch::CustomClassHolder {
   CommPtr comm;
 };
 
-// All rows of this rank, in one group with all rows of the others.
+// All rows of this rank, in one group with all rows of the others: one shard per rank.
 StatsGroups one_group(const CommPtr& comm, int64_t rows) {
+  const int64_t ranks = comm->size();
   StatsGroups groups;
-  groups.pieces = {{{0, rows}, /*shared=*/0, /*group_samples=*/0}};
-  groups.shared = 1;
+  groups.pieces = {{{0, rows}, /*shard=*/0, /*group_samples=*/0}};
+  groups.sends = {{{0}, {0}}};
+  groups.slots = 1;
+  StatsGroups::Total total;
+  for (int64_t r = 0; r < ranks; ++r) total.sum.parts.push_back(r);
+  total.sum.merges = tree_merges(ranks, Range{0, ranks});
+  total.gathered = true;
+  total.pieces = {0, 1};
+  groups.totals = {std::move(total)};
   groups.comm = comm;
   return groups;
 }
@@ -35,18 +43,20 @@ struct Normalise : public torch::autograd::Function<Normalise> {
                                const at::Tensor& weight, const at::Tensor& bias, double eps,
                                CommPtr comm) {
     const StatsGroups groups = one_group(comm, x.size(0));
-    NormExchange exchange(x.size(1), x.device());
+    const std::vector<Range> rows = {{0, x.size(0)}};
+    TreeExchange exchange(2 * x.size(1) + 1, Fold::kMoments, x.device());
     exchange.prepare(groups);
-    moments(x, exchange.rows(), exchange.stats());
-    exchange.forward();
+    at::Tensor& stats = exchange.table();
+    moments(x, rows, /*alone=*/false, stats);
+    exchange.run();
     at::Tensor y = at::empty_like(x);
-    normalise(x, exchange.rows(), exchange.stats(), weight, bias, eps, /*relu=*/false, y);
-    context->save_for_backward({x, weight, exchange.stats()});
+    normalise(x, rows, stats, weight, bias, eps, Activation::kNone, y);
+    context->save_for_backward({x, weight, stats});
     context->saved_data["eps"] = eps;
     context->saved_data["comm"] =
         c10::IValue::make_capsule(c10::make_intrusive<CommHolder>(std::move(comm)));
-    context->mark_non_differentiable({exchange.stats()});
-    return {y, exchange.stats()};
+    context->mark_non_differentiable({stats});
+    return {y, stats};
   }
 
   static variable_list backward(AutogradContext* context, const variable_list& gradients) {
@@ -58,15 +68,16 @@ struct Normalise : public torch::autograd::Function<Normalise> {
     const int64_t features = x.size(1);
 
     const StatsGroups groups = one_group(holder->comm, x.size(0));
-    NormExchange exchange(features, x.device());
+    const std::vector<Range> rows = {{0, x.size(0)}};
+    TreeExchange exchange(2 * features, Fold::kAdd, x.device());
     exchange.prepare(groups);
-    at::Tensor& sums = exchange.sums();
+    at::Tensor& sums = exchange.table();
     at::Tensor dy = gradients[0].contiguous();
-    backward_sums(x, x, dy, exchange.rows(), stats, eps, /*relu=*/false, sums);
+    backward_sums(x, x, dy, rows, stats, eps, Activation::kNone, /*alone=*/false, sums);
     const at::Tensor own = sums[0].to(x.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
-    exchange.backward();
+    exchange.run();
     at::Tensor dx = at::empty_like(x);
-    input_gradient(x, dy, exchange.rows(), stats, sums, weight, eps, dx);
+    input_gradient(x, dy, rows, stats, sums, weight, eps, dx);
     return {dx, own.narrow(0, features, features), own.narrow(0, 0, features), {}, {}};
   }
 };

@@ -1,11 +1,11 @@
 #include "train/description.hpp"
 
 #include <ATen/Parallel.h>
-#include <ATen/Version.h>
 #include <openssl/crypto.h>
 #include <torch/version.h>
 #include <zlib.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <ctime>
 #include <iomanip>
@@ -13,6 +13,7 @@
 #include <sstream>
 
 #include "base/log.hpp"
+#include "comm/arithmetic.hpp"
 #include "comm/cuda_device.hpp"
 
 namespace syncbn {
@@ -26,10 +27,18 @@ constexpr const char* kEnvironment[] = {"OMP_NUM_THREADS",     "OMP_DYNAMIC",
                                         "NCCL_SOCKET_IFNAME",  "CUDA_VISIBLE_DEVICES",
                                         "OMPI_MCA_btl",        "CUBLAS_WORKSPACE_CONFIG"};
 
-std::string shares(const Setting& s) {
-  const int64_t batch = s.trainer.batch(), ranks = s.runtime.size();
-  const int64_t least = batch / ranks, most = (batch + ranks - 1) / ranks;
+std::string text_of(int64_t least, int64_t most) {
   return least == most ? std::to_string(least) : concat(least, " to ", most);
+}
+
+std::string shares(const Setting& s) {
+  int64_t least = s.trainer.batch(), most = 0;
+  for (int r = 0; r < s.runtime.size(); ++r) {
+    const Sharding sharding = make_sharding(s.options.run, r, s.runtime.size());
+    least = std::min(least, sharding.rows(s.trainer.batch()).size());
+    most = std::max(most, sharding.rows(s.trainer.batch()).size());
+  }
+  return text_of(least, most);
 }
 
 std::string statistics(const Setting& s) {
@@ -39,17 +48,28 @@ std::string statistics(const Setting& s) {
   }
   if (norm.kind != "batch") return "none (norm.kind = " + norm.kind + ")";
   const int64_t batch = s.trainer.batch();
+  const Sharding sharding = make_sharding(s.options.run, 0, s.runtime.size());
   if (norm.batch == "local") {
-    return concat(shares(s), " (local: each rank its own share); ", s.runtime.size(), " groups");
+    return concat(text_of(batch / sharding.shards, (batch + sharding.shards - 1) / sharding.shards),
+                  sharding.canonical ? " (local: each shard its own); "
+                                     : " (local: each rank its own share); ",
+                  sharding.shards, " groups");
   }
   const int64_t size = group_size(norm.batch, batch), groups = (batch + size - 1) / size;
-  const GroupPlan plan = plan_groups(batch, size, 0, s.runtime.size());
-  const char* where = s.runtime.size() == 1     ? ""
-                      : plan.groups.shared == 0 ? ", each within one rank"
-                      : groups == 1             ? " over all ranks: synchronized"
-                                                : ", across ranks";
+  const GroupPlan plan = plan_groups(batch, size, sharding);
+  const char* where = s.runtime.size() == 1    ? ""
+                      : plan.groups.slots == 0 ? ", each within one rank"
+                      : groups == 1            ? " over all ranks: synchronized"
+                                               : ", across ranks";
   return concat(size, norm.batch == "global" ? " (global)" : "", "; ", groups,
                 groups == 1 ? " group" : " groups", where);
+}
+
+std::string sums(const Setting& s) {
+  const RunOptions& run = s.options.run;
+  if (run.reduce == "fast") return "fast: equal at any number of ranks but for rounding";
+  return concat("canonical, in ", run.shards, " shards: the same bits on 1 to ", run.shards,
+                " ranks");
 }
 
 std::string learning_rate(const Setting& s) {
@@ -102,6 +122,7 @@ std::string describe(const Setting& s) {
   line("B  samples per step", s.trainer.batch(), " over all ranks");
   line("R  ranks", s.runtime.size(), "; ", shares(s), " samples each");
   line("M  samples per statistic", statistics(s));
+  line("sums", sums(s));
   line("steps", s.trainer.steps_per_epoch(), " per epoch; ", s.trainer.steps_in_all(), " in all");
   line("optimizer", train.optimizer, ", learning rate ", learning_rate(s));
   line("device", s.placement.rank_devices.empty() ? "cpu" : s.placement.rank_devices[0], ", ",
@@ -133,9 +154,11 @@ std::string metadata_json(const Setting& s, const std::string& status) {
                                            {"rank_devices", s.placement.rank_devices},
                                            {"backend", s.placement.backend},
                                            {"dtype", s.options.run.dtype},
+                                           {"reduce", s.options.run.reduce},
+                                           {"shards", s.options.run.shards},
+                                           {"arithmetic", arithmetic()},
                                            {"threads_per_rank", s.threads.threads},
                                            {"cores_of_rank_0", s.threads.bound_cores},
-                                           {"cpu_capability", at::get_cpu_capability()},
                                            {"seed", s.options.run.seed},
                                            {"data",
                                             {{"name", s.data.name},

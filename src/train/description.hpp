@@ -18,7 +18,7 @@ struct Setting {
   const ThreadPlan& threads;
   const Dataset& data;
   const Trainer& trainer;
-  const std::string& command;
+  const std::string& command;  ///< the command line, as typed
 };
 
 /// The tables printed before the first step: B, M, R and what follows from them, the learning rate

@@ -4,6 +4,8 @@
 
 #include <cmath>
 
+#include "nn/sum_loops.hpp"
+
 namespace syncbn {
 namespace {
 
@@ -33,7 +35,15 @@ Optimizer::Optimizer(const TrainOptions& options, at::Tensor parameters, at::Ten
 
 // min(1, clip/(norm + tiny)); of tensors throughout, because arithmetic with a number makes one.
 void Optimizer::clip() {
-  at::linalg_vector_norm_out(factor_, gradients_[0], 2);
+  const at::Tensor& gradient = gradients_[0];
+  if (!gradient.is_cpu()) {
+    at::linalg_vector_norm_out(factor_, gradient, 2);
+  } else if (gradient.scalar_type() == at::kFloat) {
+    factor_.fill_(std::sqrt(loops::square_sum(gradient.const_data_ptr<float>(), gradient.numel())));
+  } else {
+    factor_.fill_(
+        std::sqrt(loops::square_sum(gradient.const_data_ptr<double>(), gradient.numel())));
+  }
   at::div_out(factor_, clip_, factor_.add_(tiny_));
   gradients_[0].mul_(factor_.clamp_max_(1));
 }
@@ -57,11 +67,7 @@ void Optimizer::step(double lr) {
 }
 
 LearningRate::LearningRate(const TrainOptions& options, int64_t batch, int64_t steps_per_epoch)
-    : options_(options), steps_per_epoch_(steps_per_epoch) {
-  const double ratio = static_cast<double>(batch) / static_cast<double>(options.lr_reference);
-  base_ = options.lr;
-  if (options.lr_rule == "linear") base_ *= ratio;
-  if (options.lr_rule == "sqrt") base_ *= std::sqrt(ratio);
+    : options_(options), base_(scaled_rate(options, batch)), steps_per_epoch_(steps_per_epoch) {
   if (options.schedule == "step") {
     milestones_ = parse_sizes("train.milestones", options.milestones);
   }

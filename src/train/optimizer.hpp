@@ -35,14 +35,12 @@ class Optimizer {
 
 /// The learning rate of each step, a pure function of the step.
 ///
-///   base      lr · f(B / lr_reference), f = 1 (none), x (linear: Goyal et al., 2017, section 2.1)
-///   or
-///             √x (sqrt: Krizhevsky, 2014, section 5; Hoffer et al., 2017, section 4)
+///   base      scaled_rate(options, B)
 ///   warm-up   base · (s + 1)/warmup_steps for step s < warmup_steps
 ///   constant  base
 ///   step      base · gamma^(milestones that the epoch has reached)
-///   cosine    base · (1 + cos(π s/S))/2, S = train.epochs × steps per epoch (Loshchilov and
-///   Hutter, 2017, equation 5)
+///   cosine    base · (1 + cos(π s/S))/2, S = train.epochs × steps per epoch
+///             (Loshchilov and Hutter, 2017, equation 5)
 class LearningRate {
  public:
   LearningRate(const TrainOptions& options, int64_t batch, int64_t steps_per_epoch);

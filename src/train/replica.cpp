@@ -5,8 +5,12 @@
 #include <sstream>
 #include <string_view>
 
+#include "nn/shard_gradients.hpp"
+
 namespace syncbn {
 namespace {
+
+constexpr int64_t kRequests = 2;
 
 size_t hash_bytes(const at::Tensor& t) {
   const at::Tensor host = t.cpu().contiguous();
@@ -16,44 +20,73 @@ size_t hash_bytes(const at::Tensor& t) {
 
 }  // namespace
 
-Replica::Replica(Network& network, at::ScalarType dtype, at::Device device, CommPtr comm)
-    : network_(network), comm_(std::move(comm)) {
+Replica::Replica(Network& network, const Sharding& sharding, at::ScalarType dtype,
+                 at::Device device, CommPtr comm)
+    : network_(network), comm_(std::move(comm)), node_sums_(sharding.node_sums()) {
   int64_t parameters = 0, reduced = 0;
   for (const auto& layer : network.layers()) {
     for (const auto& spec : layer->parameters()) parameters += numel(spec);
     reduced += layer->reduced();
   }
   const auto options = at::TensorOptions(dtype).device(device);
+  const int64_t loss = parameters + reduced, requests = loss + 1;
   parameters_ = at::zeros({parameters}, options);
-  sums_ = at::zeros({parameters + reduced + 1}, options);
-  gradients_ = sums_.narrow(0, 0, parameters);
-  loss_ = sums_.narrow(0, parameters + reduced, 1);
+  sums_.emplace(comm_, sharding, requests + kRequests, dtype, device);
+  gradients_ = sums_->total().narrow(0, 0, parameters);
+  loss_ = sums_->total().narrow(0, loss, 1);
+  requests_ = sums_->total().narrow(0, requests, kRequests);
+  requested_ = at::zeros({kRequests}, dtype);
+  loss_parts_ = at::zeros({sharding.mine().size(), 1}, options);
+  losses_ = places(loss, {1});
 
   int64_t offset = 0, reduced_offset = parameters;
   for (size_t i = 0; i < network.layers().size(); ++i) {
     Layer& layer = *network.layers()[i];
     Binding binding;
+    binding.sharding = sharding;
     for (const auto& spec : layer.parameters()) {
       const at::Tensor view = parameters_.narrow(0, offset, numel(spec)).view(spec.shape);
       view.copy_(spec.initial);
       binding.parameters.push_back(view);
-      binding.gradients.push_back(gradients_.narrow(0, offset, numel(spec)).view(spec.shape));
+      binding.gradients.push_back(places(offset, spec.shape));
       named_parameters_.emplace_back(std::to_string(i) + "." + spec.name, view);
       offset += numel(spec);
     }
-    binding.reduced = sums_.narrow(0, reduced_offset, layer.reduced());
+    binding.reduced = places(reduced_offset, {layer.reduced()});
     reduced_offset += layer.reduced();
     layer.bind(binding);
   }
 }
 
-void Replica::reduce(const at::Tensor& loss) {
-  loss_.copy_(loss);
-  comm_->all_reduce(sums_);
+std::vector<at::Tensor> Replica::places(int64_t offset, const std::vector<int64_t>& shape) {
+  int64_t count = 1;
+  for (const int64_t extent : shape) count *= extent;
+  std::vector<at::Tensor> views;
+  for (size_t k = 0; k < node_sums_.size(); ++k) {
+    views.push_back(sums_->nodes()[static_cast<int64_t>(k)].narrow(0, offset, count).view(shape));
+  }
+  return views;
+}
+
+void Replica::reduce(const at::Tensor& totals) {
+  loss_parts_.copy_(totals.narrow(1, 0, 1));
+  sum_shards(node_sums_, loss_parts_, losses_);
+  requests_.copy_(requested_, /*non_blocking=*/true);
+  requested_.zero_();
+  sums_->run();
   for (const auto& layer : network_.layers()) layer->after_reduce();
 }
 
+void Replica::request(Request what) {
+  requested_[static_cast<int64_t>(what)] = 1;
+}
+
+bool Replica::requested(Request what) const {
+  return requests_[static_cast<int64_t>(what)].item<double>() > 0;
+}
+
 double Replica::reduced_loss() const {
+  comm_->wait(loss_.device());
   return loss_.item<double>();
 }
 

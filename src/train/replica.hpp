@@ -1,41 +1,54 @@
-// The replica: one rank's copy of the model as flat tensors, and the one all-reduce of a step.
+// The replica: one rank's copy of the model as flat tensors, and the one sum of a step.
 //
-// All parameters are views of one tensor, in layer order; all gradients are views of another,
-// behind which lie the norm layers' reduced numbers and the loss:
+// All parameters are views of one tensor, in layer order. Everything that is summed over the batch
+// lies in another in the same order: the gradients, behind them the norm layers' reduced numbers,
+// the loss, and requests (below). A rank has one such row per node of the tree within its shards;
+// comm/tree_all_reduce.hpp adds them all up into the first:
 //
-//   parameters   [ 0.weight | 0.bias | 1.weight | … ]                                  (N)
-//   sums         [ gradients of the same            | reduced of each norm | loss ]    (N + K + 1)
+//   parameters   [ 0.weight | 0.bias | 1.weight | … ]                                         (N)
+//   row of sums  [ gradients of the same            | reduced of each norm | loss | requests ]
 //
-// The loss carries 1/B with the global B, so the gradient of the batch is the plain sum over ranks,
-// whatever their shares. Nothing is averaged.
+// The loss carries 1/B with the global B, so the gradient of the batch is the plain sum over
+// shards, whatever their sizes. Nothing is averaged.
 #pragma once
 
 #include <ATen/core/Tensor.h>
 
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "comm/communicator.hpp"
+#include "comm/tree_all_reduce.hpp"
 #include "nn/network.hpp"
 
 namespace syncbn {
+
+/// What a rank may ask of all ranks in a step; all learn of it in the same step.
+enum class Request { kSave, kStop };
 
 class Replica {
  public:
   /// Binds the network's layers to fresh flat tensors and sets the initial weights, which every
   /// rank computes alike. The network must outlive the replica.
-  Replica(Network& network, at::ScalarType dtype, at::Device device, CommPtr comm);
+  Replica(Network& network, const Sharding& sharding, at::ScalarType dtype, at::Device device,
+          CommPtr comm);
 
   at::Tensor& parameters() { return parameters_; }  ///< (N)
   at::Tensor& gradients() { return gradients_; }    ///< (N), of the batch after reduce()
 
-  /// Collective: one all_reduce. Sums gradients, norm statistics and `loss` (1 element: the sum of
-  /// this rank's sample losses) over the ranks, then updates the running statistics.
-  void reduce(const at::Tensor& loss);
+  /// Collective. Sums gradients, norm statistics and the loss over all shards, then updates the
+  /// running statistics. totals (shards, 2): the loss of each of this rank's shards first.
+  void reduce(const at::Tensor& totals);
+  /// Asks all ranks, by the next reduce(); any number of ranks may ask.
+  void request(Request what);
+  /// Whether any rank has asked for it by the last reduce(); the same answer on every rank. Waits
+  /// for the device.
+  bool requested(Request what) const;
   /// The summed loss of the batch after reduce(); waits for the device. Not finite: the run has
   /// diverged, and all ranks see it.
   double reduced_loss() const;
+  const at::Tensor& loss() const { return loss_; }  ///< (1), the same on the device
 
   /// Every parameter and buffer under its PyTorch state_dict name ("0.weight", "1.running_mean");
   /// the tensors share memory with the model.
@@ -46,9 +59,18 @@ class Replica {
   void check_equal() const;
 
  private:
+  // A place per row of sums, `shape` from `offset` on.
+  std::vector<at::Tensor> places(int64_t offset, const std::vector<int64_t>& shape);
+
   Network& network_;
   CommPtr comm_;
-  at::Tensor parameters_, sums_, gradients_, loss_;
+  at::Tensor parameters_;
+  std::vector<TreeSum> node_sums_;
+  std::optional<TreeAllReduce> sums_;
+  at::Tensor gradients_, loss_, requests_;  // views of the first row
+  std::vector<at::Tensor> losses_;          // one per row
+  at::Tensor loss_parts_;                   // (shards, 1)
+  at::Tensor requested_;                    // (2), CPU: to be asked by the next reduce()
   std::vector<std::pair<std::string, at::Tensor>> named_parameters_;
 };
 

@@ -29,12 +29,14 @@ std::string progress(const Trainer& trainer, Clock::time_point start) {
                 " samples/s  ", format_duration(left), " left");
 }
 
-// Trains and evaluates one epoch. `before`: the row of the epoch before.
+// Trains and evaluates one epoch. `before`: the row of the epoch before. After the last one the
+// model keeps the statistics that the evaluation used.
 MetricsRow run_epoch(Trainer& trainer, const MetricsRow& before, const Setting& setting) {
   const auto start = Clock::now();
   const Score trained = trainer.train_epoch(before.epoch);
   const double seconds = seconds_since(start);
-  const Score validated = trainer.evaluate(setting.data.validation);
+  const bool last = trainer.step() == trainer.steps_in_all();
+  const Score validated = trainer.evaluate(setting.data.validation, /*keep_statistics=*/last);
   trainer.replica().check_equal();
   return measure(before, trainer, trained, validated, seconds, *setting.runtime.world(),
                  setting.placement.device);
@@ -42,20 +44,19 @@ MetricsRow run_epoch(Trainer& trainer, const MetricsRow& before, const Setting& 
 
 }  // namespace
 
-MetricsRow run_training(Runtime& runtime, const Options& options, const CommandLine& line,
-                        const std::string& command) {
+MetricsRow run_training(Runtime& runtime, const Options& options, const CommandLine& line) {
   // Where to compute, and on what.
   Watchdog watchdog(concat("rank ", runtime.rank(), "/", runtime.size(), " ", runtime.host()),
                     options.run.timeout);
   validate_for_ranks(options, runtime.size());
   const Placement placement = choose_placement(runtime, options.run.device, options.run.backend);
   const ThreadPlan threads = plan_threads(runtime, static_cast<int>(options.run.threads));
-  const CommPtr comm = make_communicator(runtime, placement);
+  const CommPtr comm = make_communicator(runtime, placement, options.run.timeout);
   watchdog.beat("loading the data", 0);
   const Dataset data = load_dataset(runtime, options);
   watchdog.beat("making the model", 0);
   Trainer trainer(comm, options, data, placement.device);
-  const Setting setting{options, runtime, placement, threads, data, trainer, command};
+  const Setting setting{options, runtime, placement, threads, data, trainer, line.words};
   log_info(describe(setting));
   for (const std::string& warning : threads.warnings) log_warning(warning);
   if (line.dry_run) {
@@ -90,8 +91,7 @@ MetricsRow run_training(Runtime& runtime, const Options& options, const CommandL
     throw;
   }
 
-  // What is kept: the weights, with the statistics that the evaluations used.
-  if (trainer.evaluates_recomputed() && trainer.step() > 0) trainer.recompute_statistics();
+  // What is kept.
   folder.write_model(to_safetensors(trainer.replica().state_dict(), {{"format", "pt"}}));
   folder.write_metadata(metadata_json(setting, "COMPLETE"));
   log_info("done     " + folder.path() + "/model.safetensors");

@@ -1,8 +1,6 @@
 // A run, from options to results: the main path of the program.
 #pragma once
 
-#include <string>
-
 #include "base/options.hpp"
 #include "comm/runtime.hpp"
 #include "train/metrics.hpp"
@@ -10,12 +8,11 @@
 namespace syncbn {
 
 /// Collective over the runtime's world. Trains as `options` say and writes the run's folder; prints
-/// what it does on rank 0. `command`: the command line, for the record.
+/// what it does on rank 0.
 ///
 /// Returns the last epoch's row; an empty one for train.max_steps = 0 and for --dry-run, which
 /// loads and checks everything, prints the tables and writes nothing. Throws UsageError on all
 /// ranks for what a user can mend, Error otherwise.
-MetricsRow run_training(Runtime& runtime, const Options& options, const CommandLine& line,
-                        const std::string& command);
+MetricsRow run_training(Runtime& runtime, const Options& options, const CommandLine& line);
 
 }  // namespace syncbn

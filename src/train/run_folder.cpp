@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -50,6 +51,26 @@ bool holds_files(const fs::path& folder) {
   return false;
 }
 
+/// The lock file, opened and locked; -1 with errno if that fails, EWOULDBLOCK if a job holds it.
+int take_lock(const std::string& path) {
+  for (;;) {
+    const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    if (file < 0) return -1;
+    if (::flock(file, LOCK_EX | LOCK_NB) != 0) {
+      const int reason = errno;
+      ::close(file);
+      errno = reason;
+      return -1;
+    }
+    // A job that ends removes the file; a lock on one that was removed meanwhile holds nobody off.
+    struct stat ours {
+    }, there{};
+    const bool found = ::fstat(file, &ours) == 0 && ::stat(path.c_str(), &there) == 0;
+    if (found && ours.st_dev == there.st_dev && ours.st_ino == there.st_ino) return file;
+    ::close(file);
+  }
+}
+
 }  // namespace
 
 RunFolder::RunFolder(Runtime& runtime, const Options& options, const CommandLine& line)
@@ -85,13 +106,11 @@ void RunFolder::create(const Options& options, bool overwrite) {
   fs::create_directories(path_, failed);
   if (failed) cannot(failed.message() + "; name another with --run.out");
   if (!fs::is_directory(path_)) cannot("it is not a folder; name another with --run.out");
-  lock_ = ::open((path_ + "/" + kLock).c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-  if (lock_ < 0) cannot(concat(std::strerror(errno), "; name another with --run.out"));
-  if (::flock(lock_, LOCK_EX | LOCK_NB) != 0) {
-    ::close(lock_);
-    lock_ = -1;  // the other job's lock file stays
+  lock_ = take_lock(path_ + "/" + kLock);
+  if (lock_ < 0 && errno == EWOULDBLOCK) {
     cannot("another running job holds it; wait for it or name another with --run.out");
   }
+  if (lock_ < 0) cannot(concat(std::strerror(errno), "; name another with --run.out"));
   if (holds_files(path_)) {
     if (!overwrite) {
       cannot("it is not empty; name another with --run.out, or replace the run with --overwrite");

@@ -9,14 +9,16 @@
 #include <utility>
 
 #include "nn/loss.hpp"
-#include "nn/norm_kernels.hpp"
+#include "nn/tree_exchange.hpp"
 
 namespace syncbn {
 namespace {
 
-constexpr int64_t kEvaluationRows =
-    500;                             // per rank and call, where no statistics tie rows together
-constexpr int64_t kCheckEvery = 50;  // steps between looks at the loss on CUDA, where one waits
+// Per shard and call of an evaluation where no statistics tie rows together; a fast run has one
+// shard per rank.
+constexpr int64_t kEvaluationRows = 500, kEvaluationRowsOfShard = 64;
+// Steps between looks at the loss on CUDA, where looking waits for the device.
+constexpr int64_t kCheckEvery = 50;
 
 // Adds the seconds since the last lap to one counter after the other.
 class Stopwatch {
@@ -36,21 +38,24 @@ at::ScalarType dtype_of(const Options& options) {
   return options.run.dtype == "float64" ? at::kDouble : at::kFloat;
 }
 
-int64_t largest_share(int64_t batch, int ranks) {
-  return (batch + ranks - 1) / ranks;
-}
-
 bool evaluates_by_batch(const Options& options) {
   return options.norm.kind == "batch" && options.norm.eval == "batch";
 }
 
-// Rows of the largest call: a training share, or a share of an evaluation batch.
-int64_t capacity_for(const Options& options, int ranks) {
-  return std::max(kEvaluationRows, largest_share(global_batch(options.train, ranks), ranks));
+// Samples in a batch of an evaluation by running statistics.
+int64_t evaluation_batch(const Sharding& sharding) {
+  return (sharding.canonical ? kEvaluationRowsOfShard : kEvaluationRows) * sharding.shards;
+}
+
+// Rows of the largest call on this rank: of a training batch, or of an evaluation's.
+int64_t capacity_for(const Options& options, const Sharding& sharding) {
+  return std::max(sharding.most_rows(evaluation_batch(sharding)),
+                  sharding.most_rows(global_batch(options.train, sharding.ranks)));
 }
 
 // B must fit the data, and each statistics group needs two samples for a variance.
-int64_t checked_batch(const Options& options, const Dataset& data, int ranks) {
+int64_t checked_batch(const Options& options, const Dataset& data, const Sharding& sharding) {
+  const int ranks = sharding.ranks;
   const int64_t batch = global_batch(options.train, ranks), samples = data.train.size();
   if (batch > samples) {
     throw option_error(options, batch_key(options.train),
@@ -61,7 +66,7 @@ int64_t checked_batch(const Options& options, const Dataset& data, int ranks) {
   const int64_t size = group_size(options.norm.batch, batch);
   const int64_t last = options.train.drop_last ? 0 : samples % batch;
   for (const int64_t b : {batch, last}) {
-    if (b == 0 || plan_groups(b, size, 0, ranks).groups.smallest > 1) continue;
+    if (b == 0 || plan_groups(b, size, sharding).groups.smallest > 1) continue;
     throw option_error(options, "norm.batch",
                        concat("with norm.batch = ", options.norm.batch,
                               " and train.batch = ", batch, " on ", ranks, " ranks, a batch of ", b,
@@ -80,24 +85,30 @@ Trainer::Trainer(CommPtr comm, const Options& options, const Dataset& data, at::
       options_(options),
       data_(data),
       device_(device),
-      batch_(checked_batch(options, data, comm_->size())),
-      capacity_(capacity_for(options, comm_->size())),
+      sharding_(make_sharding(options.run, comm_->rank(), comm_->size())),
+      batch_(checked_batch(options, data, sharding_)),
+      capacity_(capacity_for(options, sharding_)),
       sampler_(data.train.size(), batch_, static_cast<uint64_t>(options.run.seed),
                options.train.drop_last),
       network_(options.model, options.norm,
                {data.train.pixels(), kClasses, capacity_, dtype_of(options), device},
                static_cast<uint64_t>(options.run.seed)),
-      replica_(network_, dtype_of(options), device, comm_),
+      replica_(network_, sharding_, dtype_of(options), device, comm_),
       optimizer_(options.train, replica_.parameters(), replica_.gradients()),
       rate_(options.train, batch_, sampler_.steps_per_epoch()),
-      grouping_(comm_, group_size(options.norm.batch, batch_)),
+      grouping_(comm_, sharding_, group_size(options.norm.batch, batch_)),
+      whole_(comm_, sharding_, sharding_.shards),
       train_gather_(data.train, pixel_scale(options.data.scale), capacity_, dtype_of(options),
                     device),
       validation_gather_(data.validation, pixel_scale(options.data.scale), capacity_,
                          dtype_of(options), device),
+      marks_{DeviceMark(device), DeviceMark(device)},
       labels_(at::zeros({capacity_}, at::TensorOptions(at::kLong).device(device))),
-      totals_(at::zeros({2}, at::TensorOptions(at::kDouble).device(device))),
-      epoch_totals_(at::zeros_like(totals_)),
+      totals_(
+          at::zeros({sharding_.mine().size(), 2}, at::TensorOptions(at::kDouble).device(device))),
+      step_loss_(at::zeros({1}, totals_.options())),
+      epoch_loss_(at::zeros_like(step_loss_)),
+      epoch_correct_(at::zeros({sharding_.mine().size(), 1}, totals_.options())),
       in_order_(static_cast<size_t>(std::max(data.train.size(), data.validation.size()))) {
   std::iota(in_order_.begin(), in_order_.end(), int64_t{0});
 }
@@ -113,7 +124,8 @@ StepTimes Trainer::take_times() {
 
 Score Trainer::train_epoch(int64_t epoch) {
   start_epoch(epoch);
-  epoch_totals_.zero_();
+  epoch_loss_.zero_();
+  epoch_correct_.zero_();
   const int64_t steps = std::min(steps_per_epoch(), steps_in_all() - step_);
   int64_t samples = 0;
   for (int64_t k = 0; k < steps; ++k) {
@@ -123,13 +135,14 @@ Score Trainer::train_epoch(int64_t epoch) {
       check_finite(replica_.reduced_loss(), "training");
     if (on_progress_) on_progress_("training", step_);
   }
-  return reduce(epoch_totals_, samples);
+  at::Tensor correct = epoch_correct_.sum().to(at::kLong);
+  comm_->all_reduce(correct);
+  comm_->wait(device_);
+  return {epoch_loss_.item<double>(), correct.item<int64_t>(), samples};
 }
 
 void Trainer::train_step(int64_t k) {
-  StepContext context;
-  context.batch = sampler_.batch_size(k);
-  context.rows = share_of(context.batch, comm_->rank(), comm_->size());
+  StepContext context = context_of(sampler_.batch_size(k));
   context.groups = &grouping_.of(context.batch);
   context.step = step_;
   context.times = &times_;
@@ -144,7 +157,8 @@ void Trainer::train_step(int64_t k) {
   const double comm_before = times_.norm_comm;
   const at::Tensor& logits = network_.forward(context);  // (n, classes)
   const double scale = 1.0 / static_cast<double>(context.batch);
-  softmax_cross_entropy(logits, labels, scale, totals_, network_.logits_gradient());
+  softmax_cross_entropy(logits, labels, *context.shards, scale, totals_,
+                        network_.logits_gradient());
   watch.lap(times_.forward);
   const double comm_between = times_.norm_comm;
   network_.backward(context);
@@ -152,12 +166,24 @@ void Trainer::train_step(int64_t k) {
   times_.forward -= comm_between - comm_before;
   times_.backward -= times_.norm_comm - comm_between;
 
-  epoch_totals_.add_(totals_);
-  replica_.reduce(totals_.narrow(0, 0, 1));
+  replica_.reduce(totals_);
+  step_loss_.copy_(replica_.loss());
+  epoch_loss_.add_(step_loss_);
+  epoch_correct_.add_(totals_.narrow(1, 1, 1));
   watch.lap(times_.gradient_comm);
   optimizer_.step(rate_.at(step_));
   watch.lap(times_.optimizer);
   ++step_;
+  pace();
+}
+
+// The host works ahead of a device by the call under way and no further, so that it is here that it
+// waits for a rank that does not come, where the communicator looks for the reason, and not where a
+// staging buffer is filled again.
+void Trainer::pace() {
+  marks_[turn_].set();
+  turn_ = 1 - turn_;
+  comm_->wait(marks_[turn_]);
 }
 
 void Trainer::check_finite(double loss, const char* which) const {
@@ -168,75 +194,84 @@ void Trainer::check_finite(double loss, const char* which) const {
                              "train.warmup_steps"));
 }
 
-Score Trainer::evaluate(const Split& split) {
-  if (!evaluates_recomputed()) {
+Score Trainer::evaluate(const Split& split, bool keep_statistics) {
+  const bool recomputed = options_.norm.kind == "batch" && options_.norm.eval == "recomputed";
+  if (!recomputed) {
     return score(split, evaluates_by_batch(options_) ? Statistics::kBatch : Statistics::kRunning);
   }
   std::vector<at::Tensor> kept;
   for (BatchNorm* norm : network_.batch_norms()) kept.push_back(norm->running().clone());
   recompute_statistics();
   const Score result = score(split, Statistics::kRunning);
+  if (keep_statistics) return result;
   size_t i = 0;
   for (BatchNorm* norm : network_.batch_norms()) norm->running().copy_(kept[i++]);
   return result;
 }
 
+StepContext Trainer::context_of(int64_t batch) {
+  StepContext context;
+  context.batch = batch;
+  context.rows = sharding_.rows(batch);
+  const auto known = shard_rows_.find(batch);
+  context.shards = known != shard_rows_.end()
+                       ? &known->second
+                       : &shard_rows_.emplace(batch, sharding_.shard_rows(batch)).first->second;
+  return context;
+}
+
 Score Trainer::score(const Split& split, Statistics statistics) {
   BatchGather& gather = &split == &data_.train ? train_gather_ : validation_gather_;
   SYNCBN_CHECK(&split == &data_.train || &split == &data_.validation, "a split of other data");
-  at::Tensor totals = at::zeros_like(totals_);
-  StepContext context;
-  context.training = false;
-  context.statistics = statistics;
-  const int64_t step = statistics == Statistics::kBatch ? batch_ : kEvaluationRows * comm_->size();
+  TreeExchange totals(2, Fold::kAdd, device_);
+  totals.prepare(whole_.of(sharding_.shards));
+  const int64_t step = statistics == Statistics::kBatch ? batch_ : evaluation_batch(sharding_);
   for (int64_t first = 0; first < split.size(); first += step) {
-    forward_only(gather, first, std::min(step, split.size() - first), context, totals);
+    StepContext context = context_of(std::min(step, split.size() - first));
+    context.training = false;
+    context.statistics = statistics;
+    const at::Tensor& logits = forward_only(gather, first, context);
+    at::Tensor no_gradient;
+    softmax_cross_entropy(logits, labels_.narrow(0, 0, logits.size(0)), *context.shards, 1, totals_,
+                          no_gradient);
+    totals.table().add_(totals_);
   }
-  const Score result = reduce(totals, split.size());
-  check_finite(result.loss_sum, "evaluation");
-  return result;
+  totals.run();
+  comm_->wait(device_);
+  const at::Tensor all = totals.table()[0].cpu();
+  check_finite(all[0].item<double>(), "evaluation");
+  return {all[0].item<double>(), static_cast<int64_t>(all[1].item<double>()), split.size()};
 }
 
-void Trainer::forward_only(BatchGather& gather, int64_t first, int64_t batch, StepContext context,
-                           at::Tensor& totals) {
-  context.batch = batch;
-  context.rows = share_of(batch, comm_->rank(), comm_->size());
-  if (context.statistics == Statistics::kBatch) context.groups = &grouping_.of(batch);
+const at::Tensor& Trainer::forward_only(BatchGather& gather, int64_t first, StepContext& context) {
+  if (context.statistics == Statistics::kBatch) context.groups = &grouping_.of(context.batch);
   const int64_t n = context.rows.size();
   at::Tensor& x = network_.input(n);
   at::Tensor labels = labels_.narrow(0, 0, n);
   gather(in_order_.data() + first + context.rows.begin, n, x, labels);
-  at::Tensor no_gradient;
-  softmax_cross_entropy(network_.forward(context), labels, 1, totals_, no_gradient);
-  totals.add_(totals_);
+  const at::Tensor& logits = network_.forward(context);
+  pace();
   if (on_progress_) on_progress_("evaluation", step_);
+  return logits;
 }
 
 void Trainer::recompute_statistics() {
-  StepContext context;
-  context.training = false;
-  context.collect = true;
-  at::Tensor ignored = at::zeros_like(totals_);
   const int64_t samples = data_.train.size();
   for (int64_t first = 0; first < samples; first += batch_) {
-    forward_only(train_gather_, first, std::min(batch_, samples - first), context, ignored);
+    StepContext context = context_of(std::min(batch_, samples - first));
+    context.training = false;
+    context.collect = true;
+    forward_only(train_gather_, first, context);
   }
   for (BatchNorm* norm : network_.batch_norms()) {
-    const at::Tensor mine = norm->take_collected();  // (1, 2C+1)
-    at::Tensor all = at::empty({comm_->size(), 1, mine.size(1)}, mine.options());
-    comm_->all_gather(mine, all);
-    at::Tensor pooled = at::empty_like(mine);
-    fold_moments(all, pooled);
-    norm->set_running(pooled);
+    const at::Tensor mine = norm->take_collected();  // (shards, 2C+1)
+    TreeExchange pooled(mine.size(1), Fold::kMoments, device_);
+    pooled.prepare(whole_.of(sharding_.shards));
+    pooled.table().copy_(mine);
+    pooled.run();
+    comm_->wait(device_);
+    norm->set_running(pooled.table()[0]);
   }
-}
-
-Score Trainer::reduce(const at::Tensor& totals, int64_t samples) {
-  at::Tensor loss = totals.narrow(0, 0, 1).clone();
-  at::Tensor correct = totals.narrow(0, 1, 1).to(at::kLong);
-  comm_->all_reduce(loss);
-  comm_->all_reduce(correct);
-  return {loss.item<double>(), correct.item<int64_t>(), samples};
 }
 
 }  // namespace syncbn

@@ -1,14 +1,17 @@
 // The trainer: steps, epochs, evaluation. The whole of what a run computes; no files, no printing.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <utility>
 #include <vector>
 
 #include "base/options.hpp"
 #include "comm/communicator.hpp"
+#include "comm/overlap.hpp"
 #include "data/dataset.hpp"
 #include "data/sampler.hpp"
 #include "nn/network.hpp"
@@ -66,14 +69,10 @@ class Trainer {
   void train_step(int64_t k);
 
   /// Collective. Loss and accuracy over a split, with the statistics of norm.eval. `recomputed`
-  /// statistics are pooled over the training set for this call and do not stay. Throws
-  /// DivergedError if the loss is not finite.
-  Score evaluate(const Split& split);
-
-  /// Whether `evaluate` recomputes the statistics first.
-  bool evaluates_recomputed() const {
-    return options_.norm.kind == "batch" && options_.norm.eval == "recomputed";
-  }
+  /// statistics are pooled over the training set for this call; `keep_statistics` leaves them in
+  /// the place of the running ones, which otherwise come back. Throws DivergedError if the loss is
+  /// not finite.
+  Score evaluate(const Split& split, bool keep_statistics = false);
 
   /// Collective. Replaces the running statistics by exact ones: mean and variance, pooled by count,
   /// of what each norm layer receives over the whole training set in batches of B, each normalised
@@ -81,17 +80,21 @@ class Trainer {
   void recompute_statistics();
 
  private:
-  Score reduce(const at::Tensor& totals, int64_t samples);
+  // Of a batch of this size: what all calls on it have in common.
+  StepContext context_of(int64_t batch);
   Score score(const Split& split, Statistics statistics);
-  void forward_only(BatchGather& gather, int64_t first, int64_t batch, StepContext context,
-                    at::Tensor& totals);
+  // Logits of this rank's rows of the batch that begins at `first`, whose labels are then in
+  // labels_.
+  const at::Tensor& forward_only(BatchGather& gather, int64_t first, StepContext& context);
   void check_finite(double loss, const char* which) const;
+  void pace();
 
   CommPtr comm_;
   Options options_;
   const Dataset& data_;
   at::Device device_;
   OnProgress on_progress_;
+  Sharding sharding_;
   int64_t batch_, capacity_;
   BatchSampler sampler_;
   Network network_;
@@ -99,10 +102,15 @@ class Trainer {
   Optimizer optimizer_;
   LearningRate rate_;
   StatsGrouping grouping_;
+  StatsGrouping whole_;  // one row per shard, all in one group: for sums over shards
+  std::map<int64_t, std::vector<Range>> shard_rows_;  // by batch size
   BatchGather train_gather_, validation_gather_;
-  at::Tensor labels_;        // (capacity) int64
-  at::Tensor totals_;        // (2) float64: loss and correct of one call
-  at::Tensor epoch_totals_;  // (2) float64
+  std::array<DeviceMark, 2> marks_;  // the ends of the last two calls of the network, in turn
+  size_t turn_ = 0;
+  at::Tensor labels_;                  // (capacity) int64
+  at::Tensor totals_;                  // (shards, 2) float64: loss and correct of one call
+  at::Tensor step_loss_, epoch_loss_;  // (1) float64, of all ranks
+  at::Tensor epoch_correct_;           // (shards, 1) float64, of this rank
   std::vector<int64_t> in_order_;
   StepTimes times_;
   int64_t step_ = 0;

@@ -69,7 +69,8 @@ int bench(Runtime& runtime, int argc, char** argv) {
   options.train.lr = 0;  // else the few batches are learned, and denormal gradients slow Adam down
   plan_threads(runtime, 1);
   const Dataset data = load_dataset(runtime, options);
-  const CommPtr comm = make_communicator(runtime, choose_placement(runtime, "cpu", "mpi"));
+  const CommPtr comm =
+      make_communicator(runtime, choose_placement(runtime, "cpu", "mpi"), /*limit_s=*/0);
 
   std::map<std::string, Contender> contenders;
   for (const char* norm : {"none", "local", "global"}) {

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from support import trainer
+from support import idx, trainer
 
 ENDLESS = {"data.name": "synthetic", "model.hidden": "16", "train.epochs": 1000000}
 TEARDOWN_S = 5
@@ -32,16 +32,23 @@ def alive(pid):
         return False
 
 
-class Job:
-    """An endless run under mpirun, once it trains."""
+def has_open(pid, path):
+    try:
+        return str(path) in map(os.readlink, pathlib.Path(f"/proc/{pid}/fd").iterdir())
+    except OSError:
+        return False
 
-    def __init__(self, out, ranks, **options):
-        words = trainer.arguments({**ENDLESS, **options, "run.out": out})
-        self.process = trainer.start(*words, ranks=ranks)
+
+class Job:
+    """A run under mpirun, once `look`(the pids of its ranks) has `found` something."""
+
+    def __init__(self, ranks, look, options):
+        self.process = trainer.start(*trainer.arguments(options), ranks=ranks)
         deadline = time.monotonic() + 60
-        while not ((out / "metrics.jsonl").exists() and (out / "metrics.jsonl").stat().st_size):
+        while not (found := look(children(self.process.pid))):
             assert self.process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.05)
+            time.sleep(0.001)
+        self.found = found
         self.ranks = children(self.process.pid)
         assert len(self.ranks) == ranks
 
@@ -58,9 +65,16 @@ class Job:
                 os.kill(pid, signal.SIGKILL)
 
 
+def endless(out, ranks, **options):
+    """An endless run, once it trains."""
+    metrics = out / "metrics.jsonl"
+    return Job(ranks, lambda pids: metrics.exists() and metrics.stat().st_size,
+               {**ENDLESS, **options, "run.out": out})
+
+
 @pytest.mark.parametrize("number, code", [(signal.SIGKILL, 137), (signal.SIGSEGV, 139)])
 def test_a_killed_rank_ends_the_job(tmp_path, number, code):
-    job = Job(tmp_path / "run", ranks=3)
+    job = endless(tmp_path / "run", ranks=3)
     os.kill(job.ranks[1], number)
     returned, stderr, seconds = job.end()
     assert returned == code, stderr
@@ -73,7 +87,7 @@ def test_a_killed_rank_ends_the_job(tmp_path, number, code):
 
 def test_a_stopped_rank_ends_the_job(tmp_path):
     limit = 2
-    job = Job(tmp_path / "run", ranks=2, **{"run.timeout": limit})
+    job = endless(tmp_path / "run", ranks=2, **{"run.timeout": limit})
     os.kill(job.ranks[1], signal.SIGSTOP)
     returned, stderr, seconds = job.end()
     assert returned == 124, stderr
@@ -81,8 +95,22 @@ def test_a_stopped_rank_ends_the_job(tmp_path):
     assert "rank 0/2" in stderr and "no progress for 2" in stderr
 
 
+def test_a_rank_stopped_while_the_data_loads_ends_the_job(tmp_path):
+    limit = 3
+    images = idx.write_large(tmp_path) / idx.NAMES[0]
+    job = Job(2, lambda pids: [pid for pid in pids if has_open(pid, images)],
+              {"data.dir": tmp_path, "run.out": tmp_path / "run", "run.timeout": limit})
+    [waiting] = set(job.ranks) - set(job.found)
+    os.kill(waiting, signal.SIGSTOP)
+    returned, stderr, seconds = job.end()
+    assert returned == 124, stderr
+    assert seconds < limit + 3
+    assert "rank 0/2" in stderr and "no progress for 3 s, in 'loading the data'" in stderr
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_job_whose_mpirun_dies_leaves_no_rank(tmp_path):
-    job = Job(tmp_path / "run", ranks=2)
+    job = endless(tmp_path / "run", ranks=2)
     job.process.kill()
     assert job.end()[2] < TEARDOWN_S
 

@@ -4,10 +4,8 @@ file, what was expected and what was found, and leaves older results alone."""
 import gzip
 import os
 
-import pytest
-
 from support import idx
-from support.refusals import RANKS, Case, check_slowest, refuse_all
+from support.refusals import Case, refusal_tests
 
 IMAGES, LABELS, TEST_IMAGES, TEST_LABELS = idx.NAMES
 PIXELS = 40 * 6 * 5
@@ -106,17 +104,4 @@ CASES = {
                                 "fetch_mnist.sh", "--data.dir"),
 }
 
-
-@pytest.fixture(scope="module")
-def refusals(tmp_path_factory):
-    return refuse_all(CASES, tmp_path_factory.mktemp("inputs"))
-
-
-@pytest.mark.parametrize("ranks", RANKS)
-@pytest.mark.parametrize("name", CASES)
-def test_refuses(refusals, name, ranks):
-    refusals[name, ranks].check()
-
-
-def test_refuses_in_time(refusals):
-    check_slowest(refusals.values())
+TestRefusals = refusal_tests(CASES)

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from support import idx, trainer
-from support.refusals import RANKS, Case, check_slowest, refuse_all
+from support.refusals import Case, refusal_tests
 
 LINE, CONFIG, MISSING = 64, 78, 66
 
@@ -56,6 +56,10 @@ CASES = {
     "M = 1": line("--norm.batch 1", "norm.batch", "at least 2", "'1'"),
     "M does not divide B": line("--norm.batch 48", "norm.batch", "128", "48", "is 32"),
     "M above B": line("--norm.batch 256", "norm.batch", "128", "256"),
+    "a rate too large": line("--train.lr 1e308 --train.lr_rule linear --train.lr_reference 1",
+                             "train.lr", "linear", "128", "1e+308"),
+    "a model too large": line("--model.hidden 1048576,1024", "model.hidden",
+                              "at most 1073741824 weights"),
     "B above the data": data("--train.batch 64", "train.batch", "64", "40"),
     "limit above the data": data("--data.limit 64", "data.limit", "64", "40"),
     "a group of one": data("--train.batch 13", "norm.batch", "one sample", "train.drop_last"),
@@ -68,24 +72,11 @@ CASES = {
     "no key": config("[train]\nbatch 64\n", "line 2", "expected", "batch 64"),
     "not a text": config("[train]\nbatch = \0\n", "byte"),
     "missing": config_made(lambda path: None, "No such file"),
-    "a folder": config_made(lambda path: path.mkdir(), "is a folder"),
-    "a pipe": config_made(os.mkfifo, "not a regular file"),
+    "a folder": config_made(lambda path: path.mkdir(), "found a folder"),
+    "a pipe": config_made(os.mkfifo, "expected a regular file"),
 }
 
-
-@pytest.fixture(scope="module")
-def refusals(tmp_path_factory):
-    return refuse_all(CASES, tmp_path_factory.mktemp("options"))
-
-
-@pytest.mark.parametrize("ranks", RANKS)
-@pytest.mark.parametrize("name", CASES)
-def test_refuses(refusals, name, ranks):
-    refusals[name, ranks].check()
-
-
-def test_refuses_in_time(refusals):
-    check_slowest(refusals.values())
+TestRefusals = refusal_tests(CASES)
 
 
 @pytest.mark.parametrize("first, second, says", [

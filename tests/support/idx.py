@@ -1,6 +1,7 @@
 """IDX files, read and written independently of src/data/idx.cpp."""
 
 import gzip
+import math
 import struct
 
 import numpy as np
@@ -24,6 +25,16 @@ def header(*sizes, kind=8):
 
 def write(path, array):
     path.write_bytes(header(*array.shape) + array.astype(np.uint8).tobytes())
+
+
+def write_large(folder, train=250_000, test=10):
+    """Four files of 28 x 28 images, 196 MB in all and holes on the disk: all pixels and labels 0."""
+    for images, labels, count in [(NAMES[0], NAMES[1], train), (NAMES[2], NAMES[3], test)]:
+        for name, sizes in [(images, (count, 28, 28)), (labels, (count,))]:
+            with open(folder / name, "wb") as file:
+                file.write(header(*sizes))
+                file.truncate(file.tell() + math.prod(sizes))
+    return folder
 
 
 def write_tiny(folder, train=40, test=10):

@@ -65,6 +65,10 @@ int run_tests(Runtime& runtime, int argc, char** argv) {
                             " ranks, and SYNCBN_EXPECTED_RANKS is ",
                             expected ? expected : "not set", ": run the tests with ctest"));
   }
+  if (may_skip() && runtime.world()->max_on_host(cuda::device_count() == 0 ? 1 : 0) != 0) {
+    if (runtime.rank() == 0) std::puts("all tests skipped: a rank sees no CUDA device");
+    return kSkipped;
+  }
   testing::InitGoogleTest(&argc, argv);
   auto& listeners = testing::UnitTest::GetInstance()->listeners();
   if (runtime.rank() != 0) delete listeners.Release(listeners.default_result_printer());
@@ -84,11 +88,9 @@ Runtime& test_runtime() {
   return *g_runtime;
 }
 
-std::optional<at::Device> test_device() {
-  if (!may_skip()) return at::Device(at::kCPU);
-  const int devices = cuda::device_count();
-  if (devices == 0) return std::nullopt;
-  const int index = test_runtime().local_rank() % devices;
+at::Device test_device() {
+  if (!may_skip()) return at::kCPU;
+  const int index = test_runtime().local_rank() % cuda::device_count();
   cuda::set_device(index);
   return at::Device(at::kCUDA, static_cast<c10::DeviceIndex>(index));
 }

@@ -97,9 +97,10 @@ class Reference {
   std::vector<at::Tensor> parameters_;
 };
 
-/// Largest difference relative to the largest value (at least 1e-300).
+/// Largest difference relative to the largest value (at least 1e-300), compared on the CPU.
 inline double relative_difference(const at::Tensor& a, const at::Tensor& b) {
-  const at::Tensor x = a.detach().to(at::kDouble), y = b.detach().to(at::kDouble);
+  const at::Tensor x = a.detach().cpu().to(at::kDouble);
+  const at::Tensor y = b.detach().cpu().to(at::kDouble);
   if (x.numel() == 0) return 0;
   return ((x - y).abs().max() / y.abs().max().clamp_min(1e-300)).item<double>();
 }

@@ -6,6 +6,8 @@ import dataclasses
 import statistics
 import typing
 
+import pytest
+
 from support import trainer
 
 LIMIT_S = 5
@@ -69,3 +71,22 @@ def refuse_all(cases, folder):
         done = pool.map(lambda key: refuse(cases[key[0]], key[1],
                                            folder / f"{list(cases).index(key[0])}-{key[1]}"), keys)
         return dict(zip(keys, done))
+
+
+def refusal_tests(cases):
+    """A test class over `cases` (name: Case), for a module to give a name that pytest collects."""
+    class Refusals:
+        @pytest.fixture(scope="class")
+        @classmethod
+        def refusals(cls, tmp_path_factory):
+            return refuse_all(cases, tmp_path_factory.mktemp("refusals"))
+
+        @pytest.mark.parametrize("ranks", RANKS)
+        @pytest.mark.parametrize("name", cases)
+        def test_refuses(self, refusals, name, ranks):
+            refusals[name, ranks].check()
+
+        def test_refuses_in_time(self, refusals):
+            check_slowest(refusals.values())
+
+    return Refusals

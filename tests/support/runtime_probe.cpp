@@ -1,12 +1,18 @@
 // A program that ends in the way it is told to: `runtime_probe WAY`. runtime_test runs it under
-// mpiexec and looks at what remains. The rank that goes wrong is the last one.
+// mpiexec and looks at what remains. The rank that goes wrong is the last one; in the way "absent"
+// it is stopped before it starts MPI.
+#include <ATen/ATen.h>
 #include <c10/util/Exception.h>
+#include <unistd.h>
 
+#include <csignal>
 #include <cstdio>
+#include <cstdlib>
 #include <stdexcept>
 #include <thread>
 
 #include "comm/runtime.hpp"
+#include "comm/stop.hpp"
 #include "comm/watchdog.hpp"
 
 namespace syncbn {
@@ -26,6 +32,20 @@ void work_slowly(Watchdog& watchdog) {
   }
 }
 
+/// Works on until every rank has heard of the signal that rank 0 sends to their common mpiexec.
+int work_until_stopped(Runtime& runtime) {
+  for (int step = 0; runtime.rank() == 0 && step < 2; ++step) {
+    kill(getppid(), SIGUSR1);
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+  }
+  at::Tensor heard = at::zeros({1}, at::kLong);
+  while (heard.item<int64_t>() < runtime.size()) {
+    heard.fill_(stop_requested() ? 1 : 0);
+    runtime.world()->all_reduce(heard);
+  }
+  return static_cast<int>(ExitCode::kStopped);
+}
+
 int probe(Runtime& runtime, const std::string& way) {
   const bool last = runtime.rank() == runtime.size() - 1;
   const std::string who = concat("[rank ", runtime.rank(), "]");
@@ -34,6 +54,7 @@ int probe(Runtime& runtime, const std::string& way) {
   std::fflush(stdout);
 
   if (way == "stopped") return static_cast<int>(ExitCode::kStopped);
+  if (way == "signalled") return work_until_stopped(runtime);
   if (way == "usage") throw UsageError("the key is wrong", ExitCode::kConfig);
   if (way == "error" && last) throw Error("the disk is full", ExitCode::kWriteFailed);
   if (way == "runtime_error" && last) throw std::runtime_error("first line\nsecond line");
@@ -64,11 +85,19 @@ int probe(Runtime& runtime, const std::string& way) {
   stay();
 }
 
+/// Open MPI's word for it: MPI itself is not started yet.
+bool launched_last() {
+  const char* rank = std::getenv("OMPI_COMM_WORLD_RANK");
+  const char* size = std::getenv("OMPI_COMM_WORLD_SIZE");
+  return rank != nullptr && size != nullptr && std::atoi(rank) + 1 == std::atoi(size);
+}
+
 }  // namespace
 }  // namespace syncbn
 
 int main(int argc, char** argv) {
   const std::string way = argc == 2 ? argv[1] : "";
+  if (way == "absent" && syncbn::launched_last()) std::raise(SIGSTOP);
   return syncbn::guarded_main(
       argc, argv, [&](syncbn::Runtime& runtime) { return syncbn::probe(runtime, way); });
 }

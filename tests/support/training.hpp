@@ -50,9 +50,11 @@ struct Job {
     for (const auto& [key, value] : settings) set_option(other.options, key, value);
     return other;
   }
-  Trainer trainer() const { return {world(), options, *data, at::kCPU}; }
+  Trainer trainer() const { return {world(), options, *data, test_device()}; }
   /// One rank, all of each batch.
-  Trainer alone() const { return {world()->split(world()->rank(), 0), options, *data, at::kCPU}; }
+  Trainer alone() const {
+    return {world()->split(world()->rank(), 0), options, *data, test_device()};
+  }
 
   Options options;
   std::shared_ptr<const Dataset> data;
@@ -70,9 +72,10 @@ inline std::vector<Score> train(Trainer& trainer, int64_t epochs = 2) {
   return scores;
 }
 
+/// Copies on the CPU.
 inline State copy_of(Trainer& trainer) {
   State state = trainer.replica().state_dict();
-  for (auto& [name, value] : state) value = value.clone();
+  for (auto& [name, value] : state) value = value.cpu().clone();
   return state;
 }
 

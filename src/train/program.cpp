@@ -1,0 +1,60 @@
+#include "train/program.hpp"
+
+#include <iostream>
+
+#include "train/description.hpp"
+
+namespace syncbn {
+namespace {
+
+// What the ranks must agree on before one of them stops early or writes.
+std::string flags_text(const CommandLine& line) {
+  return concat("--help: ", line.help, "\n--version: ", line.version,
+                "\n--print-config: ", line.print_config, "\n--dry-run: ", line.dry_run,
+                "\n--overwrite: ", line.overwrite, "\n");
+}
+
+// Each option under its full name, for the message about the ones that differ.
+std::string options_text(const Options& options) {
+  std::string text;
+  for_each_option(options, [&](const std::string& key, const auto&, const char*) {
+    text += concat(key, " = ", get_option(options, key), "\n");
+  });
+  return text;
+}
+
+void print_once(const Runtime& runtime, const std::string& text) {
+  if (runtime.rank() == 0) std::cout << text;
+}
+
+}  // namespace
+
+std::optional<CommandLine> read_command_line(Runtime& runtime, int argc, char** argv,
+                                             const std::string& program) {
+  CommandLine line;
+  agree(*runtime.world(), [&] { line = parse_command_line(argc, argv); });
+  agree_same(*runtime.world(), flags_text(line), "the command line");
+  if (!line.help && !line.version) return line;
+  print_once(runtime, line.help ? help_text(program) : version_text());
+  return std::nullopt;
+}
+
+std::string config_text(Runtime& runtime, const std::string& path) {
+  std::string text;
+  agree(*runtime.world(), [&] {
+    if (runtime.rank() == 0 && !path.empty()) text = read_config(path);
+  });
+  return runtime.world()->gather_text(text).front();
+}
+
+std::optional<Options> read_options(Runtime& runtime, const CommandLine& line,
+                                    const std::string& config) {
+  Options options;
+  agree(*runtime.world(), [&] { options = parse_options(line, config, line.config); });
+  agree_same(*runtime.world(), options_text(options), "the options");
+  if (!line.print_config) return options;
+  print_once(runtime, to_ini(options));
+  return std::nullopt;
+}
+
+}  // namespace syncbn

@@ -1,0 +1,29 @@
+// What every program does before its own work: the command line and the options, the same on all
+// ranks, and the questions that are answered at once (--help, --version, --print-config).
+#pragma once
+
+#include <optional>
+#include <string>
+
+#include "base/options.hpp"
+#include "comm/runtime.hpp"
+
+namespace syncbn {
+
+/// Collective. The command line, flags alike on all ranks; nothing if it asked for --help or
+/// --version, which rank 0 has then printed. Throws UsageError on all ranks: 64, or 76 if the flags
+/// differ.
+std::optional<CommandLine> read_command_line(Runtime& runtime, int argc, char** argv,
+                                             const std::string& program);
+
+/// Collective. The text of a configuration file, which rank 0 alone reads and sends, so that all
+/// parse the same; "" for the empty path. Throws UsageError on all ranks as `read_config` does.
+std::string config_text(Runtime& runtime, const std::string& path);
+
+/// Collective. The options of `line` and of its configuration file's text, the same on all ranks;
+/// nothing if it asked for --print-config, and rank 0 has then printed them. Throws UsageError on
+/// all ranks: 64 or 78 as `parse_options` does, 76 if the options differ.
+std::optional<Options> read_options(Runtime& runtime, const CommandLine& line,
+                                    const std::string& config);
+
+}  // namespace syncbn
