@@ -7,9 +7,9 @@ namespace {
 using namespace syncbn;
 
 int train(Runtime& runtime, int argc, char** argv) {
-  const auto line = read_command_line(runtime, argc, argv, "syncbn-train");
+  auto line = read_command_line(runtime, argc, argv, "syncbn-train");
   if (!line) return 0;
-  const auto options = read_options(runtime, *line, config_text(runtime, line->config));
+  const auto options = read_options(runtime, *line, config_text(runtime, *line));
   if (!options) return 0;
   run_training(runtime, *options, *line);
   return 0;
