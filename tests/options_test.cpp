@@ -63,6 +63,10 @@ const std::map<std::string, std::string>& other_values() {
       {"run.reduce", "fast"},
       {"run.shards", "12"},
       {"run.threads", "2"},
+      {"run.checkpoint_steps", "50"},
+      {"run.checkpoint_minutes", "2.5"},
+      {"run.keep_checkpoints", "3"},
+      {"run.check_steps", "7"},
       {"run.timeout", "2.5"}};
   return values;
 }

@@ -113,7 +113,7 @@ MetricsRow distinct_row() {
 TEST(Metrics, ColumnsKeysAndFieldsAgree) {
   const TempFolder folder;
   const MetricsRow row = distinct_row();
-  MetricsFiles files(folder.path());
+  MetricsFiles files(folder.path(), {});
   EXPECT_EQ(lines_of(read_text(folder.path() / "metrics.csv")).size(), 1U)
       << "the header comes first";
   files.append(row);

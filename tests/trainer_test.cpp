@@ -104,17 +104,17 @@ TEST(Trainer, CountsStepsAndSamples) {
   Trainer trainer = kept.trainer();
   EXPECT_EQ(trainer.steps_per_epoch(), 10);
   EXPECT_EQ(trainer.steps_in_all(), 20);
-  EXPECT_EQ(trainer.train_epoch(0).samples, 301);
+  EXPECT_EQ(trainer.train_epoch(0)->samples, 301);
   EXPECT_EQ(trainer.step(), 10);
 
   Trainer without_last = dropped.trainer();
   EXPECT_EQ(without_last.steps_per_epoch(), 9);
-  EXPECT_EQ(without_last.train_epoch(0).samples, 288);
+  EXPECT_EQ(without_last.train_epoch(0)->samples, 288);
 
   Trainer stopped = limited.trainer();
   EXPECT_EQ(stopped.steps_in_all(), 13);
-  EXPECT_EQ(stopped.train_epoch(0).samples, 301);
-  EXPECT_EQ(stopped.train_epoch(1).samples, 3 * 32);
+  EXPECT_EQ(stopped.train_epoch(0)->samples, 301);
+  EXPECT_EQ(stopped.train_epoch(1)->samples, 3 * 32);
   EXPECT_EQ(stopped.step(), 13);
 
   Trainer untrained = none.trainer();
@@ -131,7 +131,7 @@ TEST(Trainer, TellsItsProgressAndItsTimes) {
     if (phase == std::string("training")) training.push_back(step);
     if (phase == std::string("evaluation")) ++evaluations;
   });
-  const Score trained = trainer.train_epoch(0);
+  const Score trained = *trainer.train_epoch(0);
   EXPECT_EQ(training, (std::vector<int64_t>{1, 2, 3, 4, 5, 6, 7, 8, 9, 10}));
   EXPECT_EQ(evaluations, 0);
   const Score validated = trainer.evaluate(job.data->validation);
@@ -140,11 +140,11 @@ TEST(Trainer, TellsItsProgressAndItsTimes) {
   MetricsRow before;
   before.epoch = 4;
   before.samples = 1000;
-  const MetricsRow row = measure(before, trainer, trained, validated, 2.0, *world(), test_device());
+  const MetricsRow row = measure(before, trainer, trained, validated, 150.5, *world(), test_device());
   EXPECT_EQ(row.epoch, 5);
   EXPECT_EQ(row.step, 10);
   EXPECT_EQ(row.samples, 1301);
-  EXPECT_DOUBLE_EQ(row.samples_per_s, 301 / 2.0);
+  EXPECT_DOUBLE_EQ(row.samples_per_s, 150.5);
   EXPECT_DOUBLE_EQ(row.val_accuracy + row.val_error, 1);
   EXPECT_DOUBLE_EQ(row.lr, 0.1);
   for (const double seconds : {row.data_s, row.forward_s, row.backward_s, row.norm_comm_s,

@@ -119,11 +119,21 @@ void make_folder(const std::string& path) {
   }
 }
 
-LineFile::LineFile(const std::string& path)
+LineFile::LineFile(const std::string& path, int64_t keep)
     : path_(path),
-      file_(::open(path.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND | O_NOFOLLOW | O_CLOEXEC,
-                   kReadableByAll)) {
+      file_(::open(path.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC,
+                   kReadableByAll)),
+      bytes_(keep) {
   if (file_ < 0) fail("create", path);
+  struct stat now {};
+  if (::fstat(file_, &now) != 0) fail("read", path);
+  if (now.st_size < keep) {
+    ::close(file_);
+    throw Error(concat("'", path, "' has ", now.st_size, " bytes, and the checkpoint counts on ",
+                       keep, ": it was cut or replaced since; put it back, or start the run anew"),
+                ExitCode::kInputDamaged);
+  }
+  if (::ftruncate(file_, keep) != 0) fail("cut", path);
 }
 
 LineFile::~LineFile() {
@@ -132,6 +142,7 @@ LineFile::~LineFile() {
 
 void LineFile::append(const std::string& line) {
   write_all(file_, line + '\n', path_);
+  bytes_ += static_cast<int64_t>(line.size()) + 1;
 }
 
 }  // namespace syncbn

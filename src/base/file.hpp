@@ -37,17 +37,20 @@ void make_folder(const std::string& path);
 /// A file that grows by whole lines.
 class LineFile {
  public:
-  /// Creates or empties the file. Throws Error(kWriteFailed).
-  explicit LineFile(const std::string& path);
+  /// Creates the file, or cuts it to its first `keep` bytes. Throws Error: kWriteFailed, or
+  /// kInputDamaged if it has fewer.
+  explicit LineFile(const std::string& path, int64_t keep = 0);
   ~LineFile();
   LineFile(const LineFile&) = delete;
   LineFile& operator=(const LineFile&) = delete;
   /// Writes `line` and a newline in one piece. Throws Error(kWriteFailed).
   void append(const std::string& line);
+  int64_t bytes() const { return bytes_; }  ///< length of the file
 
  private:
   std::string path_;
   int file_;
+  int64_t bytes_;
 };
 
 }  // namespace syncbn

@@ -77,7 +77,11 @@ struct RunOptions {
   std::string reduce = "canonical";  // canonical | fast
   int64_t shards = 16;               // V, for reduce = canonical
   int64_t threads = 0;               // per rank; 0: from the cores
-  double timeout = 60;               // seconds without progress; 0: no watchdog
+  int64_t checkpoint_steps = 0;      // 0: not by steps
+  double checkpoint_minutes = 10;    // 0: not by time
+  int64_t keep_checkpoints = 2;
+  int64_t check_steps = 1000;  // 0: before saves and after epochs only
+  double timeout = 60;         // seconds without progress; 0: no watchdog
 };
 
 struct Options {
@@ -159,6 +163,13 @@ void for_each_option(O& o, F&& f) {
     "canonical: parts of a batch whose sums have a fixed order; a part of the result, and the most "
     "ranks");
   f("run.threads", o.run.threads, "CPU threads per rank (0: the cores it may use)");
+  f("run.checkpoint_steps", o.run.checkpoint_steps,
+    "write a checkpoint every so many steps (0: not by steps); one is written at the end");
+  f("run.checkpoint_minutes", o.run.checkpoint_minutes,
+    "write a checkpoint every so many minutes (0: not by time)");
+  f("run.keep_checkpoints", o.run.keep_checkpoints, "how many of the last checkpoints are kept");
+  f("run.check_steps", o.run.check_steps,
+    "compare the ranks' models every so many steps (0: after epochs and before saves only)");
   f("run.timeout", o.run.timeout,
     "seconds without progress after which a rank ends the job (0: never)");
 }
@@ -219,6 +230,7 @@ struct CommandLine {
   std::string words;   ///< as typed, with the program's name, for the record
   std::string config;  ///< path of the configuration file; empty: none
   bool help = false, version = false, print_config = false, dry_run = false, overwrite = false;
+  bool resume = false, self_check = false;
   std::vector<std::pair<std::string, std::string>> settings;  ///< --key value, in order
 };
 

@@ -35,7 +35,9 @@ po::options_description describe() {
   flags.add_options()("config", po::value<std::string>()->value_name("FILE"),
                       "configuration file; what the command line sets wins over it")(
       "overwrite", "replace the results in an existing run.out")(
+      "resume", "go on from the newest checkpoint in run.out, on any number of ranks")(
       "print-config", "print every option's value as a configuration file, and stop")(
+      "self-check", "test here that the bits do not depend on the number of ranks, and stop")(
       "dry-run", "load and check everything, print the plan of the run, and stop")(
       "help", "print this text, and stop")("version", "print the versions, and stop");
   all.add(flags);
@@ -109,6 +111,8 @@ bool* flag_of(CommandLine& line, const std::string& name) {
   if (name == "print-config") return &line.print_config;
   if (name == "dry-run") return &line.dry_run;
   if (name == "overwrite") return &line.overwrite;
+  if (name == "resume") return &line.resume;
+  if (name == "self-check") return &line.self_check;
   return nullptr;
 }
 

@@ -148,6 +148,12 @@ void check_run(const Checker& check, const RunOptions& run) {
   check.word("run.reduce", run.reduce, {"canonical", "fast"});
   check.whole("run.shards", run.shards, 1, kMaxShards);
   check.whole("run.threads", run.threads, 0, 4096);
+  check.whole("run.checkpoint_steps", run.checkpoint_steps, 0, kMaxSteps);
+  check.number("run.checkpoint_minutes", run.checkpoint_minutes,
+               run.checkpoint_minutes >= 0 && run.checkpoint_minutes <= kMaxSeconds,
+               concat("minutes from 0 to ", kMaxSeconds));
+  check.whole("run.keep_checkpoints", run.keep_checkpoints, 1, 1000);
+  check.whole("run.check_steps", run.check_steps, 0, kMaxSteps);
   check.number("run.timeout", run.timeout, run.timeout >= 0 && run.timeout <= kMaxSeconds,
                concat("seconds from 0 to ", kMaxSeconds));
 }

@@ -176,6 +176,14 @@ void check_same_run(const Checkpoint& found, const Checkpoint& own, const std::s
               ExitCode::kInputDamaged);
 }
 
+void remove_checkpoints(const std::string& path) {
+  std::error_code ignored;  // what cannot be removed is told when the folder is used
+  for (const std::string& name : names_of(path)) {
+    if (step_in(name.substr(0, name.find(".tmp-")))) fs::remove(path + "/" + name, ignored);
+  }
+  fs::remove(path, ignored);  // not if it holds anything
+}
+
 CheckpointFolder::CheckpointFolder(std::string path, int64_t keep)
     : path_(std::move(path)), keep_(keep) {
   SYNCBN_CHECK(keep_ >= 1, "cannot keep ", keep_, " checkpoints");

@@ -43,6 +43,9 @@ Checkpoint from_bytes(std::string_view bytes, const std::string& path);
 /// a whole configuration) makes the sentence readable.
 void check_same_run(const Checkpoint& found, const Checkpoint& own, const std::string& path);
 
+/// Removes the checkpoints of the folder `path`, and the folder if nothing else is in it.
+void remove_checkpoints(const std::string& path);
+
 /// The files step-000000001234.safetensors of one run.
 class CheckpointFolder {
  public:

@@ -18,7 +18,7 @@ int64_t peak_memory_bytes(at::Device device) {
 }
 
 MetricsRow measure(const MetricsRow& before, Trainer& trainer, const Score& trained,
-                   const Score& validated, double epoch_seconds, Communicator& world,
+                   const Score& validated, double samples_per_s, Communicator& world,
                    at::Device device) {
   MetricsRow row;
   row.epoch = before.epoch + 1;
@@ -30,7 +30,7 @@ MetricsRow measure(const MetricsRow& before, Trainer& trainer, const Score& trai
   row.val_accuracy = validated.accuracy();
   row.val_error = 1 - row.val_accuracy;
   row.lr = trainer.learning_rate(trainer.step() - 1);
-  row.samples_per_s = static_cast<double>(trained.samples) / epoch_seconds;
+  row.samples_per_s = samples_per_s;
 
   const StepTimes mine = trainer.take_times();
   at::Tensor times = at::tensor(

@@ -23,9 +23,9 @@ std::string csv_line(const MetricsRow& row, bool header) {
 
 }  // namespace
 
-MetricsFiles::MetricsFiles(const std::string& folder)
-    : csv_(folder + "/metrics.csv"), jsonl_(folder + "/metrics.jsonl") {
-  csv_.append(csv_line({}, /*header=*/true));
+MetricsFiles::MetricsFiles(const std::string& folder, Bytes keep)
+    : csv_(folder + "/metrics.csv", keep.csv), jsonl_(folder + "/metrics.jsonl", keep.jsonl) {
+  if (keep.csv == 0) csv_.append(csv_line({}, /*header=*/true));
 }
 
 void MetricsFiles::append(const MetricsRow& row) {

@@ -49,12 +49,17 @@ void for_each_metric(Row& row, F&& f) {
   f("peak_memory_bytes", row.peak_memory_bytes, "largest over ranks: resident set, or GPU memory");
 }
 
-/// metrics.csv (RFC 4180, header first) and metrics.jsonl (one object per line) of a run's folder;
-/// created empty, flushed row by row. Used by rank 0 alone. Throws Error(kWriteFailed).
+/// metrics.csv (RFC 4180, header first) and metrics.jsonl (one object per line) of a run's folder,
+/// flushed row by row. Used by rank 0 alone. Throws Error as LineFile does.
 class MetricsFiles {
  public:
-  explicit MetricsFiles(const std::string& folder);
+  /// What of the files a checkpoint knows; later rows are of steps that will be taken again.
+  struct Bytes {
+    int64_t csv = 0, jsonl = 0;
+  };
+  MetricsFiles(const std::string& folder, Bytes keep);
   void append(const MetricsRow& row);
+  Bytes bytes() const { return {csv_.bytes(), jsonl_.bytes()}; }
 
  private:
   LineFile csv_, jsonl_;

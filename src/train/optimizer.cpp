@@ -66,6 +66,12 @@ void Optimizer::step(double lr) {
   }
 }
 
+std::vector<std::pair<std::string, at::Tensor>> Optimizer::state() const {
+  if (average_.empty()) return {};
+  if (squared_average_.empty()) return {{"momentum_buffer", average_[0]}};
+  return {{"exp_avg", average_[0]}, {"exp_avg_sq", squared_average_[0]}};
+}
+
 LearningRate::LearningRate(const TrainOptions& options, int64_t batch, int64_t steps_per_epoch)
     : options_(options), base_(scaled_rate(options, batch)), steps_per_epoch_(steps_per_epoch) {
   if (options.schedule == "step") {

@@ -8,6 +8,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "base/options.hpp"
@@ -21,6 +22,12 @@ class Optimizer {
   /// Clips the gradient's norm to options.clip where set (as torch.nn.utils.clip_grad_norm_), then
   /// takes one step of rate `lr`.
   void step(double lr);
+
+  /// The moments under the names of torch.optim's state ("momentum_buffer"; "exp_avg",
+  /// "exp_avg_sq"), each (N); they share memory with the optimizer.
+  std::vector<std::pair<std::string, at::Tensor>> state() const;
+  /// That the state now holds what `steps` steps have left.
+  void set_steps(int64_t steps) { taken_ = steps; }
 
  private:
   void clip();

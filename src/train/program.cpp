@@ -1,5 +1,6 @@
 #include "train/program.hpp"
 
+#include <filesystem>
 #include <iostream>
 
 #include "train/description.hpp"
@@ -11,7 +12,8 @@ namespace {
 std::string flags_text(const CommandLine& line) {
   return concat("--help: ", line.help, "\n--version: ", line.version,
                 "\n--print-config: ", line.print_config, "\n--dry-run: ", line.dry_run,
-                "\n--overwrite: ", line.overwrite, "\n");
+                "\n--overwrite: ", line.overwrite, "\n--resume: ", line.resume,
+                "\n--self-check: ", line.self_check, "\n");
 }
 
 // Each option under its full name, for the message about the ones that differ.
@@ -21,6 +23,16 @@ std::string options_text(const Options& options) {
     text += concat(key, " = ", get_option(options, key), "\n");
   });
   return text;
+}
+
+// The configuration that a run was begun with, if its folder is there.
+std::string config_of_run(const CommandLine& line) {
+  for (const auto& [key, value] : line.settings) {
+    std::error_code ignored;
+    const std::string path = value + "/config.ini";
+    if (key == "run.out" && std::filesystem::exists(path, ignored)) return path;
+  }
+  return "";
 }
 
 void print_once(const Runtime& runtime, const std::string& text) {
@@ -39,10 +51,14 @@ std::optional<CommandLine> read_command_line(Runtime& runtime, int argc, char** 
   return std::nullopt;
 }
 
-std::string config_text(Runtime& runtime, const std::string& path) {
+std::string config_text(Runtime& runtime, CommandLine& line) {
+  if (line.resume && line.config.empty()) {
+    const std::string own = runtime.rank() == 0 ? config_of_run(line) : "";
+    line.config = runtime.world()->gather_text(own).front();
+  }
   std::string text;
   agree(*runtime.world(), [&] {
-    if (runtime.rank() == 0 && !path.empty()) text = read_config(path);
+    if (runtime.rank() == 0 && !line.config.empty()) text = read_config(line.config);
   });
   return runtime.world()->gather_text(text).front();
 }

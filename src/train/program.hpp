@@ -16,9 +16,11 @@ namespace syncbn {
 std::optional<CommandLine> read_command_line(Runtime& runtime, int argc, char** argv,
                                              const std::string& program);
 
-/// Collective. The text of a configuration file, which rank 0 alone reads and sends, so that all
-/// parse the same; "" for the empty path. Throws UsageError on all ranks as `read_config` does.
-std::string config_text(Runtime& runtime, const std::string& path);
+/// Collective. The text of the configuration file, which rank 0 alone reads and sends, so that all
+/// parse the same; "" without one. With --resume and no --config, line.config becomes the
+/// config.ini of the folder that --run.out names, if it is there. Throws UsageError on all ranks as
+/// `read_config` does.
+std::string config_text(Runtime& runtime, CommandLine& line);
 
 /// Collective. The options of `line` and of its configuration file's text, the same on all ranks;
 /// nothing if it asked for --print-config, and rank 0 has then printed them. Throws UsageError on

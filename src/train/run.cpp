@@ -3,7 +3,9 @@
 #include <chrono>
 
 #include "base/log.hpp"
+#include "comm/arithmetic.hpp"
 #include "comm/watchdog.hpp"
+#include "train/checkpointer.hpp"
 #include "train/description.hpp"
 #include "train/measurements.hpp"
 #include "train/run_folder.hpp"
@@ -19,27 +21,40 @@ double seconds_since(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-std::string progress(const Trainer& trainer, Clock::time_point start) {
-  if (trainer.step() == 0) return "starting";
+std::string progress(const Trainer& trainer, int64_t first_step, Clock::time_point start) {
+  if (trainer.step() == first_step) return "starting";
   const double seconds = seconds_since(start);
-  const auto done = static_cast<double>(trainer.step());
-  const double left = seconds / done * (static_cast<double>(trainer.steps_in_all()) - done);
+  const auto done = static_cast<double>(trainer.step() - first_step);
+  const double left = seconds / done * static_cast<double>(trainer.steps_in_all() - trainer.step());
   return concat("step ", trainer.step(), "/", trainer.steps_in_all(), "  ",
                 static_cast<int64_t>(done * static_cast<double>(trainer.batch()) / seconds),
                 " samples/s  ", format_duration(left), " left");
 }
 
-// Trains and evaluates one epoch. `before`: the row of the epoch before. After the last one the
-// model keeps the statistics that the evaluation used.
-MetricsRow run_epoch(Trainer& trainer, const MetricsRow& before, const Setting& setting) {
+// Trains and evaluates the epoch after `before`'s; nothing if it was stopped. After the last one
+// the model keeps the statistics that the evaluation used.
+std::optional<MetricsRow> run_epoch(Trainer& trainer, const MetricsRow& before,
+                                    const Setting& setting) {
+  const int64_t first = trainer.step();
   const auto start = Clock::now();
-  const Score trained = trainer.train_epoch(before.epoch);
-  const double seconds = seconds_since(start);
+  const std::optional<Score> trained = trainer.train_epoch(before.epoch);
+  if (!trained) return std::nullopt;
+  // Without what was trained before the run was stopped and resumed, which are whole batches.
+  const int64_t before_us = first - before.epoch * trainer.steps_per_epoch();
+  const int64_t samples = trained->samples - before_us * trainer.batch();
+  const double rate = static_cast<double>(samples) / seconds_since(start);
   const bool last = trainer.step() == trainer.steps_in_all();
   const Score validated = trainer.evaluate(setting.data.validation, /*keep_statistics=*/last);
   trainer.replica().check_equal();
-  return measure(before, trainer, trained, validated, seconds, *setting.runtime.world(),
+  return measure(before, trainer, *trained, validated, rate, *setting.runtime.world(),
                  setting.placement.device);
+}
+
+// Ranks that compute differently cannot add up to the same bits.
+void check_arithmetic(Runtime& runtime, const Options& options) {
+  if (options.run.reduce == "canonical") {
+    agree_same(*runtime.world(), arithmetic(), "the arithmetic that canonical sums need alike");
+  }
 }
 
 }  // namespace
@@ -49,6 +64,7 @@ MetricsRow run_training(Runtime& runtime, const Options& options, const CommandL
   Watchdog watchdog(concat("rank ", runtime.rank(), "/", runtime.size(), " ", runtime.host()),
                     options.run.timeout);
   validate_for_ranks(options, runtime.size());
+  check_arithmetic(runtime, options);
   const Placement placement = choose_placement(runtime, options.run.device, options.run.backend);
   const ThreadPlan threads = plan_threads(runtime, static_cast<int>(options.run.threads));
   const CommPtr comm = make_communicator(runtime, placement, options.run.timeout);
@@ -66,28 +82,42 @@ MetricsRow run_training(Runtime& runtime, const Options& options, const CommandL
 
   // The folder, before the first step, so that nothing is trained that cannot be kept.
   RunFolder folder(runtime, options, line);
+  Checkpointer checkpointer(setting, trainer, folder);
+  const auto position = line.resume ? checkpointer.resume() : Checkpointer::Position{};
+  folder.begin(options, position.metrics);
   folder.write_metadata(metadata_json(setting, "RUNNING"));
   log_info("results  " + folder.path());
-  if (trainer.steps_in_all() > 0) log_info(console_header());
+  if (trainer.step() < trainer.steps_in_all()) log_info(console_header());
 
   // The epochs.
+  MetricsRow row = position.row;
   const auto start = Clock::now();
   ProgressLine progress_line;
-  trainer.on_progress([&](const char* phase, int64_t step) {
+  trainer.on_progress([&, first = trainer.step()](const char* phase, int64_t step) {
     watchdog.beat(phase, step);
-    if (progress_line.active()) progress_line.update(progress(trainer, start));
+    if (progress_line.active()) progress_line.update(progress(trainer, first, start));
   });
-  MetricsRow row;
+  trainer.after_step([&](bool looked) { return checkpointer.after_step(looked, row); });
+  const auto stopped_as = [&](const char* status) {
+    folder.write_metadata(metadata_json(setting, status));
+  };
   try {
-    while (trainer.step() < trainer.steps_in_all()) {
-      row = run_epoch(trainer, row, setting);
-      row.seconds = seconds_since(start);
-      folder.append(row);
+    while (row.epoch < trainer.epochs_in_all()) {
+      const auto next = run_epoch(trainer, row, setting);
       progress_line.clear();
+      if (!next) {
+        stopped_as("STOPPED");
+        throw UsageError(concat("stopped on request after step ", trainer.step(),
+                                "; go on with --resume --run.out ", folder.path()),
+                         ExitCode::kStopped);
+      }
+      row = *next;
+      row.seconds = position.row.seconds + seconds_since(start);
+      folder.append(row);
       log_info(console_row(row));
     }
   } catch (const DivergedError&) {  // on every rank alike
-    folder.write_metadata(metadata_json(setting, "DIVERGED"));
+    stopped_as("DIVERGED");
     throw;
   }
 

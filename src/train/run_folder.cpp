@@ -10,6 +10,8 @@
 #include <ctime>
 #include <filesystem>
 
+#include "train/checkpoint.hpp"
+
 namespace syncbn {
 namespace {
 
@@ -76,11 +78,14 @@ int take_lock(const std::string& path) {
 RunFolder::RunFolder(Runtime& runtime, const Options& options, const CommandLine& line)
     : runtime_(runtime) {
   std::string wanted = options.run.out;
+  if (line.resume && wanted.empty()) {
+    throw UsageError("--resume goes on with the run in a folder: name it with --run.out");
+  }
   if (wanted.empty() && runtime.rank() == 0) wanted = claim_default(line.config);
   path_ = runtime.world()->gather_text(wanted).front();
   try {
     agree(*runtime.world(), [&] {
-      if (runtime_.rank() == 0) create(options, line.overwrite);
+      if (runtime_.rank() == 0) create(line);
     });
   } catch (...) {
     unlock();  // a refused folder stays as it was, for this process too
@@ -98,7 +103,7 @@ void RunFolder::unlock() {
   ::close(lock_);
 }
 
-void RunFolder::create(const Options& options, bool overwrite) {
+void RunFolder::create(const CommandLine& line) {
   const auto cannot = [&](const std::string& why) {
     refuse(concat("cannot use the run's folder '", path_, "': ", why));
   };
@@ -111,14 +116,27 @@ void RunFolder::create(const Options& options, bool overwrite) {
     cannot("another running job holds it; wait for it or name another with --run.out");
   }
   if (lock_ < 0) cannot(concat(std::strerror(errno), "; name another with --run.out"));
-  if (holds_files(path_)) {
-    if (!overwrite) {
-      cannot("it is not empty; name another with --run.out, or replace the run with --overwrite");
-    }
-    for (const char* name : kFiles) fs::remove(fs::path(path_) / name, failed);
+  if (line.resume && line.overwrite) cannot("--resume and --overwrite exclude each other");
+  if (line.resume || !holds_files(path_)) return;
+  if (!line.overwrite) {
+    cannot(
+        "it is not empty; name another with --run.out, go on with the run with --resume, or "
+        "replace it with --overwrite");
   }
-  write_file(path_ + "/config.ini", to_ini(options));
-  metrics_ = std::make_unique<MetricsFiles>(path_);
+  for (const char* name : kFiles) fs::remove(fs::path(path_) / name, failed);
+  remove_checkpoints(checkpoints());
+}
+
+void RunFolder::begin(const Options& options, MetricsFiles::Bytes keep) {
+  agree(*runtime_.world(), [&] {
+    if (runtime_.rank() != 0) return;
+    write_file(path_ + "/config.ini", to_ini(options));
+    metrics_ = std::make_unique<MetricsFiles>(path_, keep);
+  });
+}
+
+MetricsFiles::Bytes RunFolder::metrics_bytes() const {
+  return metrics_ == nullptr ? MetricsFiles::Bytes{} : metrics_->bytes();
 }
 
 void RunFolder::write(const std::string& name, const std::string& bytes) {

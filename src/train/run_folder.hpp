@@ -1,4 +1,5 @@
-// A run's folder: config.ini, metadata.json, metrics.csv, metrics.jsonl, model.safetensors.
+// A run's folder: config.ini, metadata.json, metrics.csv, metrics.jsonl, checkpoints/,
+// model.safetensors.
 #pragma once
 
 #include <memory>
@@ -16,8 +17,8 @@ namespace syncbn {
 class RunFolder {
  public:
   /// Creates the folder `options.run.out`, or a new runs/<config>-<time>[-2, …], with its parents,
-  /// takes its lock and writes config.ini. A folder that is not empty is refused unless
-  /// `overwrite`, which removes the files of the run before and nothing else. A folder that a
+  /// and takes its lock. A folder that is not empty is refused unless --overwrite, which removes
+  /// the files of the run before and nothing else, or --resume, which leaves them. A folder that a
   /// running job holds is refused.
   RunFolder(Runtime& runtime, const Options& options, const CommandLine& line);
   ~RunFolder();
@@ -25,12 +26,16 @@ class RunFolder {
   RunFolder& operator=(const RunFolder&) = delete;
 
   const std::string& path() const { return path_; }
+  std::string checkpoints() const { return path_ + "/checkpoints"; }
+  /// Writes config.ini and opens the metrics files, which keep the rows that a checkpoint counts.
+  void begin(const Options& options, MetricsFiles::Bytes keep);
+  MetricsFiles::Bytes metrics_bytes() const;  ///< on rank 0; not collective
   void write_metadata(const std::string& json);
   void append(const MetricsRow& row);
   void write_model(const std::string& safetensors);
 
  private:
-  void create(const Options& options, bool overwrite);
+  void create(const CommandLine& line);
   void unlock();
   void write(const std::string& name, const std::string& bytes);
 

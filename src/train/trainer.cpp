@@ -122,23 +122,64 @@ StepTimes Trainer::take_times() {
   return std::exchange(times_, StepTimes{});
 }
 
-Score Trainer::train_epoch(int64_t epoch) {
+int64_t Trainer::epochs_in_all() const {
+  return (steps_in_all() + steps_per_epoch() - 1) / std::max<int64_t>(1, steps_per_epoch());
+}
+
+void Trainer::begin_epoch(int64_t epoch) {
   start_epoch(epoch);
+  if (summed_epoch_ == epoch) return;
+  summed_epoch_ = epoch;
   epoch_loss_.zero_();
   epoch_correct_.zero_();
-  const int64_t steps = std::min(steps_per_epoch(), steps_in_all() - step_);
-  int64_t samples = 0;
-  for (int64_t k = 0; k < steps; ++k) {
-    train_step(k);
-    samples += sampler_.batch_size(k);
-    if (device_.is_cpu() || step_ % kCheckEvery == 0 || k + 1 == steps)
-      check_finite(replica_.reduced_loss(), "training");
+}
+
+std::optional<Score> Trainer::train_epoch(int64_t epoch) {
+  const int64_t first = epoch * steps_per_epoch();
+  const int64_t end = std::min(first + steps_per_epoch(), steps_in_all());
+  SYNCBN_CHECK(first <= step_ && step_ <= end, "step ", step_, " is not in epoch ", epoch);
+  if (step_ < end || summed_epoch_ != epoch) begin_epoch(epoch);
+  while (step_ < end) {
+    train_step(step_ - first);
+    const bool looks = device_.is_cpu() || step_ % kCheckEvery == 0 || step_ == end;
+    if (looks) check_finite(replica_.reduced_loss(), "training");
     if (on_progress_) on_progress_("training", step_);
+    if (after_step_ && !after_step_(looks)) return std::nullopt;
   }
   at::Tensor correct = epoch_correct_.sum().to(at::kLong);
   comm_->all_reduce(correct);
   comm_->wait(device_);
-  return {epoch_loss_.item<double>(), correct.item<int64_t>(), samples};
+  int64_t samples = 0;
+  for (int64_t k = 0; k < end - first; ++k) samples += sampler_.batch_size(k);
+  return Score{epoch_loss_.item<double>(), correct.item<int64_t>(), samples};
+}
+
+NamedTensors Trainer::state() {
+  NamedTensors state = replica_.state_dict();
+  for (const auto& [name, value] : optimizer_.state())
+    state.emplace_back("optimizer." + name, value);
+  at::Tensor correct = epoch_correct_.sum().to(at::kLong);
+  comm_->all_reduce(correct);
+  comm_->wait(device_);
+  state.emplace_back("epoch.loss", epoch_loss_);
+  state.emplace_back("epoch.correct", correct);
+  return state;
+}
+
+void Trainer::restore(const NamedTensors& state, int64_t step) {
+  const std::map<std::string, at::Tensor> found(state.begin(), state.end());
+  for (auto& [name, value] : this->state()) {
+    at::Tensor& to = name == "epoch.correct" ? epoch_correct_ : value;
+    if (name == "epoch.correct") {
+      to.zero_();
+      if (comm_->rank() == 0) to[0].copy_(found.at(name));
+    } else {
+      to.copy_(found.at(name));
+    }
+  }
+  optimizer_.set_steps(step);
+  step_ = step;
+  summed_epoch_ = step == 0 ? -1 : (step - 1) / steps_per_epoch();
 }
 
 void Trainer::train_step(int64_t k) {

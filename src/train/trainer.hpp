@@ -6,6 +6,7 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <utility>
 #include <vector>
 
@@ -17,6 +18,7 @@
 #include "nn/network.hpp"
 #include "train/optimizer.hpp"
 #include "train/replica.hpp"
+#include "train/safetensors.hpp"
 
 namespace syncbn {
 
@@ -38,6 +40,9 @@ class Trainer {
  public:
   /// Told after each step and each batch of an evaluation: what was done, and the steps so far.
   using OnProgress = std::function<void(const char* phase, int64_t step)>;
+  /// Asked after each step of train_epoch; false: stop here. `looked`: the host has waited for the
+  /// step to be done, as it does after every step on the CPU and now and then on CUDA.
+  using AfterStep = std::function<bool(bool looked)>;
 
   /// Collective. `comm`: all ranks, for tensors on `device`. `data` must outlive the trainer.
   /// Throws UsageError when the options do not suit the data (B above the training set, a
@@ -45,11 +50,13 @@ class Trainer {
   Trainer(CommPtr comm, const Options& options, const Dataset& data, at::Device device);
 
   void on_progress(OnProgress on_progress) { on_progress_ = std::move(on_progress); }
+  void after_step(AfterStep after_step) { after_step_ = std::move(after_step); }
 
   int64_t batch() const { return batch_; }  ///< B
   int64_t step() const { return step_; }    ///< steps done
   int64_t steps_per_epoch() const { return sampler_.steps_per_epoch(); }
-  int64_t steps_in_all() const;  ///< epochs, or train.max_steps if fewer
+  int64_t steps_in_all() const;   ///< epochs, or train.max_steps if fewer
+  int64_t epochs_in_all() const;  ///< that these steps begin
   double learning_rate(int64_t step) const { return rate_.at(step); }
   double base_learning_rate() const { return rate_.base(); }  ///< after its rule, before warm-up
   const Network& network() const { return network_; }
@@ -57,11 +64,12 @@ class Trainer {
   /// Seconds of this rank since the last call.
   StepTimes take_times();
 
-  /// Collective. Trains epoch `epoch` (0-based), or as much of it as train.max_steps leaves.
-  /// Returns loss and accuracy of its samples as they were met, under the weights of their step.
+  /// Collective. Trains what is left of epoch `epoch` (0-based, the one that step() is in or ends),
+  /// or as much of it as train.max_steps leaves. Returns loss and accuracy of all its samples as
+  /// they were met, under the weights of their step; nothing if after_step stopped it.
   /// Throws DivergedError on all ranks in the step whose loss is not finite (on CUDA, where looking
   /// waits for the device, within 50 steps of it).
-  Score train_epoch(int64_t epoch);
+  std::optional<Score> train_epoch(int64_t epoch);
 
   /// The two halves of train_epoch: make the order of an epoch, then (collective) take one step on
   /// the samples of its global batch `k`.
@@ -73,6 +81,13 @@ class Trainer {
   /// the place of the running ones, which otherwise come back. Throws DivergedError if the loss is
   /// not finite.
   Score evaluate(const Split& split, bool keep_statistics = false);
+
+  /// Collective. All that training goes on from: state_dict(), "optimizer.…", and what the epoch so
+  /// far has summed up. The same on every rank and for any number of ranks; what is not a copy
+  /// shares memory with the trainer.
+  NamedTensors state();
+  /// Goes on from such a state, after `step` steps, on every rank alike.
+  void restore(const NamedTensors& state, int64_t step);
 
   /// Collective. Replaces the running statistics by exact ones: mean and variance, pooled by count,
   /// of what each norm layer receives over the whole training set in batches of B, each normalised
@@ -86,6 +101,7 @@ class Trainer {
   // Logits of this rank's rows of the batch that begins at `first`, whose labels are then in
   // labels_.
   const at::Tensor& forward_only(BatchGather& gather, int64_t first, StepContext& context);
+  void begin_epoch(int64_t epoch);
   void check_finite(double loss, const char* which) const;
   void pace();
 
@@ -94,6 +110,7 @@ class Trainer {
   const Dataset& data_;
   at::Device device_;
   OnProgress on_progress_;
+  AfterStep after_step_;
   Sharding sharding_;
   int64_t batch_, capacity_;
   BatchSampler sampler_;
@@ -114,6 +131,7 @@ class Trainer {
   std::vector<int64_t> in_order_;
   StepTimes times_;
   int64_t step_ = 0;
+  int64_t summed_epoch_ = -1;  // that epoch_loss_ and epoch_correct_ are of
 };
 
 }  // namespace syncbn

@@ -68,7 +68,7 @@ inline Job job_with(const Settings& settings = {}) {
 
 inline std::vector<Score> train(Trainer& trainer, int64_t epochs = 2) {
   std::vector<Score> scores;
-  for (int64_t epoch = 0; epoch < epochs; ++epoch) scores.push_back(trainer.train_epoch(epoch));
+  for (int64_t epoch = 0; epoch < epochs; ++epoch) scores.push_back(*trainer.train_epoch(epoch));
   return scores;
 }
 

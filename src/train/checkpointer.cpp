@@ -1,0 +1,146 @@
+#include "train/checkpointer.hpp"
+
+#include <ATen/ATen.h>
+
+#include <nlohmann/json.hpp>
+
+#include "base/log.hpp"
+#include "comm/arithmetic.hpp"
+#include "comm/stop.hpp"
+
+namespace syncbn {
+namespace {
+
+constexpr const char* kPosition = "position";
+constexpr const char* kArithmetic = "arithmetic";
+constexpr const char* kRun = "run.";  // in front of what must be the same when a run goes on
+
+// Options that may change when a run goes on: where it runs and how long, not what it computes.
+bool may_change(const Options& options, const std::string& key) {
+  if (key == "train.epochs") return options.train.schedule != "cosine";
+  if (key == "train.max_steps" || key == "data.dir") return true;
+  // What these two mean together is the global batch, which is compared instead.
+  if (key == "train.batch" || key == "train.batch_per_rank") return true;
+  const bool is_run = key.compare(0, 4, "run.") == 0;
+  return is_run && key != "run.seed" && key != "run.dtype" && key != "run.reduce" &&
+         key != "run.shards";
+}
+
+nlohmann::ordered_json to_json(const Checkpointer::Position& position) {
+  const MetricsRow& row = position.row;
+  return {{"epoch", row.epoch},
+          {"samples", row.samples},
+          {"seconds", row.seconds},
+          {"csv_bytes", position.metrics.csv},
+          {"jsonl_bytes", position.metrics.jsonl}};
+}
+
+Checkpointer::Position from_json(const std::string& text) {
+  Checkpointer::Position position;
+  const auto json = nlohmann::json::parse(text);
+  position.row.epoch = json.at("epoch");
+  position.row.samples = json.at("samples");
+  position.row.seconds = json.at("seconds");
+  position.metrics = {json.at("csv_bytes"), json.at("jsonl_bytes")};
+  return position;
+}
+
+}  // namespace
+
+Checkpointer::Checkpointer(const Setting& setting, Trainer& trainer, const RunFolder& folder)
+    : setting_(setting),
+      trainer_(trainer),
+      folder_(folder),
+      files_(folder.checkpoints(), setting.options.run.keep_checkpoints) {}
+
+// The texts that tell this run from others, and (collective) the trainer's state.
+Checkpoint Checkpointer::describe_run() const {
+  Checkpoint own;
+  own.step = trainer_.step();
+  own.tensors = trainer_.state();
+  const Options& options = setting_.options;
+  for_each_option(options, [&](const std::string& key, const auto&, const char*) {
+    if (!may_change(options, key)) own.texts[kRun + key] = get_option(options, key);
+  });
+  own.texts[concat(kRun, "global batch")] = std::to_string(trainer_.batch());
+  if (options.run.reduce == "fast" && options.norm.batch == "local") {
+    own.texts[concat(kRun, "ranks")] = std::to_string(setting_.runtime.size());
+  }
+  for (const auto& [file, digest] : setting_.data.digests) own.texts[kRun + file] = digest;
+  return own;
+}
+
+Checkpointer::Position Checkpointer::resume() {
+  Communicator& world = *setting_.runtime.world();
+  Checkpoint own = describe_run();
+  CheckpointFolder::Found found;
+  Position position;
+  agree(world, [&] {
+    if (world.rank() != 0) return;
+    found = files_.newest();
+    if (!found.checkpoint) return;
+    check_same_run(*found.checkpoint, own, found.path);
+    position = from_json(found.checkpoint->texts.at(kPosition));
+  });
+  for (const std::string& warning : found.warnings) log_warning(warning);
+  const std::string text = found.checkpoint ? to_json(position).dump() : "";
+  const std::string sent = world.gather_text(text).front();
+  if (sent.empty()) {
+    log_warning("--resume: no checkpoint in '" + folder_.checkpoints() + "'; the run begins");
+    return {};
+  }
+  position = from_json(sent);
+  at::Tensor step = at::full({1}, found.checkpoint ? found.checkpoint->step : 0, at::kLong);
+  world.broadcast(step);
+  std::map<std::string, at::Tensor> read;
+  if (found.checkpoint) read = {found.checkpoint->tensors.begin(), found.checkpoint->tensors.end()};
+  for (auto& [name, value] : own.tensors) {
+    at::Tensor host = world.rank() == 0 ? read.at(name).clone() : at::empty_like(value, at::kCPU);
+    world.broadcast(host);
+    value = host;
+  }
+  trainer_.restore(own.tensors, step.item<int64_t>());
+  trainer_.replica().check_equal();
+  log_info(concat("resumed  ", found.path, ", step ", step.item<int64_t>()));
+  if (found.checkpoint && found.checkpoint->texts.at(kArithmetic) != arithmetic()) {
+    log_warning(concat("the checkpoint was computed on a machine of another kind (",
+                       found.checkpoint->texts.at(kArithmetic), "; here ", arithmetic(),
+                       "): the bits may differ from those of a run that was not stopped"));
+  }
+  return position;
+}
+
+bool Checkpointer::after_step(bool looked, const MetricsRow& row) {
+  const RunOptions& run = setting_.options.run;
+  Replica& replica = trainer_.replica();
+  const int64_t step = trainer_.step();
+  const auto every = [&](int64_t steps) { return steps > 0 && step % steps == 0; };
+  const bool stop = looked && replica.requested(Request::kStop);
+  const bool asked = looked && replica.requested(Request::kSave);
+  const bool last = step == trainer_.steps_in_all();
+  const bool saves = stop || asked || last || every(run.checkpoint_steps);
+  if (saves || every(run.check_steps)) replica.check_equal();
+  if (saves) save(row);
+
+  // What all learn by the next step.
+  if (stop_requested()) replica.request(Request::kStop);
+  const std::chrono::duration<double, std::ratio<60>> minutes = Clock::now() - saved_at_;
+  if (run.checkpoint_minutes > 0 && minutes.count() >= run.checkpoint_minutes) {
+    replica.request(Request::kSave);
+  }
+  return !stop || last;
+}
+
+void Checkpointer::save(const MetricsRow& row) {
+  Checkpoint checkpoint = describe_run();
+  checkpoint.texts[kPosition] = to_json({row, folder_.metrics_bytes()}).dump();
+  checkpoint.texts[kArithmetic] = arithmetic();
+  checkpoint.texts["config"] = to_ini(setting_.options);
+  checkpoint.texts["versions"] = version_text();
+  agree(*setting_.runtime.world(), [&] {
+    if (setting_.runtime.rank() == 0) files_.save(checkpoint);
+  });
+  saved_at_ = Clock::now();
+}
+
+}  // namespace syncbn
