@@ -171,8 +171,7 @@ INSTANTIATE_TEST_SUITE_P(
                         Case{"DropoutSgd", "batch", "global", "sgd", "float32", 0, 0.3}),
         testing::Values("canonical", "fast")),
     [](const auto& parameter) {
-      const auto& [c, reduce] = parameter.param;
-      return concat(c.name, reduce == std::string("fast") ? "Fast" : "Canonical");
+      return concat(std::get<0>(parameter.param).name, '_', std::get<1>(parameter.param));
     });
 
 TEST(Heap, CountsATensor) {
