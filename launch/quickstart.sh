@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # From a fresh Debian 12 to trained networks: sets up, gets the data, and trains 784-128-64-10 on two
 # ranks without batch norm, with local and with synchronized batch norm. Ends in a table.
+# Local is what DistributedDataParallel does by default: statistics of each rank's 64 of B = 128.
 #
 #   launch/quickstart.sh [--key value …]      for instance --train.epochs 1
 #
@@ -25,7 +26,7 @@ train() {  # NAME --key value …
     die $? "training '$name' failed; the lines above say why."
 }
 train none --norm.kind none "$@"
-train local --norm.kind batch --norm.batch local "$@"
+train local --norm.kind batch --norm.batch 64 "$@"
 train sync --norm.kind batch --norm.batch global "$@"
 
 # One line from the last row of a run's metrics; rates are over the whole run.
@@ -44,7 +45,7 @@ printf '\n%s, 784-128-64-10, 2 ranks\n' "$title"
 printf '%-22s %10s %10s %10s %10s %12s %8s\n' "batch norm" "train acc." "test acc." \
   "train loss" "test loss" "samples/s" "time (s)"
 row "none" "$results/none"
-row "local (per rank)" "$results/local"
-row "sync (all ranks)" "$results/sync"
+row "local (M = 64)" "$results/local"
+row "sync (M = B)" "$results/sync"
 printf '\nResults (configuration, metrics, model) in\n'
 printf '  %s\n' "$results"/{none,local,sync}

@@ -12,6 +12,8 @@
 #include <cstdlib>
 #include <memory>
 #include <new>
+#include <string>
+#include <tuple>
 #include <utility>
 
 #include "nn/norm.hpp"
@@ -102,7 +104,7 @@ void PrintTo(const Case& c, std::ostream* out) {
   *out << c.name;
 }
 
-class Allocation : public testing::TestWithParam<Case> {};
+class Allocation : public testing::TestWithParam<std::tuple<Case, const char*>> {};
 
 TEST(CountingAllocator, SeesATensor) {
   CountingAllocator allocator;
@@ -123,19 +125,20 @@ TEST(AllocationCounter, SeesATensorOfTheDevice) {
 TEST_P(Allocation, NoneInSteadyState) {
   constexpr int64_t kWarmUp = 2, kSteps = 20;
   Runtime& runtime = test_runtime();
-  const Case& c = GetParam();
+  const auto& [c, reduce] = GetParam();
   Options options;
   options.data.name = "synthetic";
   options.norm.kind = c.norm;
   options.norm.batch = c.norm_batch;
   options.model.activation = c.activation;
   options.model.dropout = c.dropout;
-  options.train.batch = 31;  // uneven shares
+  options.train.batch = 39;  // uneven shares and shards, of two samples or three
   options.train.optimizer = c.optimizer;
   options.train.clip = c.clip;
   options.train.max_steps = kWarmUp;
   options.train.drop_last = true;
   options.run.dtype = c.dtype;
+  options.run.reduce = reduce;
   const Dataset data = load_dataset(runtime, options);
   Trainer trainer(runtime.world(), options, data, test_device());
   trainer.train_epoch(0);
@@ -151,20 +154,25 @@ TEST_P(Allocation, NoneInSteadyState) {
 
 INSTANTIATE_TEST_SUITE_P(
     Steps, Allocation,
-    testing::Values(Case{"NoNormAdam", "none", "global", "adam", "float32", 0},
-                    Case{"NoNormSgd", "none", "global", "sgd", "float32", 0},
-                    Case{"SyncAdam", "batch", "global", "adam", "float32", 0},
-                    Case{"SyncAdamW", "batch", "global", "adamw", "float32", 0},
-                    Case{"SyncSgd", "batch", "global", "sgd", "float32", 0},
-                    Case{"SyncAdamDouble", "batch", "global", "adam", "float64", 0},
-                    Case{"LocalAdam", "batch", "local", "adam", "float32", 0},
-                    Case{"GhostSgd", "batch", "4", "sgd", "float32", 0},
-                    Case{"SyncSgdClip", "batch", "global", "sgd", "float32", 1},
-                    Case{"SyncSigmoidSgd", "batch", "global", "sgd", "float32", 0, 0, "sigmoid"},
-                    Case{"LayerNormTanhSgd", "layer", "global", "sgd", "float32", 0, 0, "tanh"},
-                    Case{"LayerNormAdamDouble", "layer", "global", "adam", "float64", 0},
-                    Case{"DropoutSgd", "batch", "global", "sgd", "float32", 0, 0.3}),
-    [](const auto& parameter) { return std::string(parameter.param.name); });
+    testing::Combine(
+        testing::Values(Case{"NoNormAdam", "none", "global", "adam", "float32", 0},
+                        Case{"NoNormSgd", "none", "global", "sgd", "float32", 0},
+                        Case{"SyncAdam", "batch", "global", "adam", "float32", 0},
+                        Case{"SyncAdamW", "batch", "global", "adamw", "float32", 0},
+                        Case{"SyncSgd", "batch", "global", "sgd", "float32", 0},
+                        Case{"SyncAdamDouble", "batch", "global", "adam", "float64", 0},
+                        Case{"LocalAdam", "batch", "local", "adam", "float32", 0},
+                        Case{"GhostSgd", "batch", "4", "sgd", "float32", 0},
+                        Case{"SyncSgdClip", "batch", "global", "sgd", "float32", 1},
+                        Case{"SyncSigmoidSgd", "batch", "global", "sgd", "float32", 0, 0,
+                             "sigmoid"},
+                        Case{"LayerNormTanhSgd", "layer", "global", "sgd", "float32", 0, 0, "tanh"},
+                        Case{"LayerNormAdamDouble", "layer", "global", "adam", "float64", 0},
+                        Case{"DropoutSgd", "batch", "global", "sgd", "float32", 0, 0.3}),
+        testing::Values("canonical", "fast")),
+    [](const auto& parameter) {
+      return concat(std::get<0>(parameter.param).name, '_', std::get<1>(parameter.param));
+    });
 
 TEST(Heap, CountsATensor) {
   const int64_t before = heap_allocations;

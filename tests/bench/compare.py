@@ -127,18 +127,23 @@ def first_line(*command):
     return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split("\n")[0]
 
 
-def conditions(arguments, load):
+def machine(load):
+    """Lines that say when, on what, and with which libraries it was measured."""
     import torch
     cpu = [line.split(":")[1].strip() for line in open("/proc/cpuinfo", encoding="utf-8")
            if line.startswith("model name")]
     real_time = os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR)
     return [
-        "# The cost of a training step", "",
         f"- measured {datetime.date.today()}, load average before the run {load:.1f}"
         + (", at real-time priority (chrt -r 1)" if real_time else ""),
         f"- machine: {cpu[0]}, {len(cpu)} cores, Linux {platform.release()}",
         f"- PyTorch and LibTorch {torch.__version__}, Python {platform.python_version()}, "
-        + first_line("mpirun", "--version"),
+        + first_line("mpirun", "--version")]
+
+
+def conditions(arguments, load):
+    return [
+        "# The cost of a training step", "", *machine(load),
         f"- command: `tests/bench/compare.py --rows {' '.join(map(str, arguments.rows))} "
         f"--rounds {arguments.rounds} --ranks {arguments.ranks}`",
         f"- {arguments.ranks} ranks of one thread, 784-128-64-10, Adam, float32; "

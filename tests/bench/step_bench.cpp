@@ -3,12 +3,15 @@
 //
 //   step_bench ROWS CONTROL      ROWS: samples per rank
 //
-// Makes one trainer for each kind of normalization in this one process (784-128-64-10, Adam,
-// float32, one thread a rank) and then does what the file CONTROL.<rank> says, line by line, the
-// same lines for all ranks:
+// Makes one trainer for each contender in this one process (784-128-64-10, Adam, float32, one
+// thread a rank) and then does what the file CONTROL.<rank> says, line by line, the same lines for
+// all ranks:
 //
-//   none|local|global STEPS      takes so many steps; rank 0 prints one line of seconds:
-//                                elapsed data forward backward norm_comm gradient_comm optimizer
+//   none|local|global|fast STEPS  takes so many steps; rank 0 prints one line of seconds:
+//                                 elapsed data forward backward norm_comm gradient_comm optimizer
+//
+// The first three are kinds of normalization, with sums as they are by default (run.reduce =
+// canonical); fast is global with run.reduce = fast.
 //
 // until the file ends. It is a named pipe when blocks alternate with another program's: a rank that
 // reads it sleeps, while one that waits in MPI would take a core from the other program.
@@ -30,8 +33,8 @@ namespace {
 
 class Contender {
  public:
-  Contender(const CommPtr& comm, Options options, const Dataset& data, const std::string& norm)
-      : comm_(comm), trainer_(comm, with_norm(std::move(options), norm), data, at::kCPU) {
+  Contender(const CommPtr& comm, Options options, const Dataset& data, const std::string& name)
+      : comm_(comm), trainer_(comm, options_of(name, std::move(options)), data, at::kCPU) {
     trainer_.train_epoch(0);  // the one step of train.max_steps: the epoch has begun
   }
 
@@ -49,9 +52,10 @@ class Contender {
   }
 
  private:
-  static Options with_norm(Options options, const std::string& norm) {
-    options.norm.kind = norm == "none" ? "none" : "batch";
-    if (norm != "none") options.norm.batch = norm;
+  static Options options_of(const std::string& name, Options options) {
+    options.norm.kind = name == "none" ? "none" : "batch";
+    options.norm.batch = name == "local" ? "local" : "global";
+    options.run.reduce = name == "fast" ? "fast" : "canonical";
     return options;
   }
 
@@ -73,13 +77,13 @@ int bench(Runtime& runtime, int argc, char** argv) {
       make_communicator(runtime, choose_placement(runtime, "cpu", "mpi"), /*limit_s=*/0);
 
   std::map<std::string, Contender> contenders;
-  for (const char* norm : {"none", "local", "global"}) {
-    contenders.try_emplace(norm, comm, options, data, norm);
+  for (const char* name : {"none", "local", "global", "fast"}) {
+    contenders.try_emplace(name, comm, options, data, name);
   }
   std::ifstream control(concat(argv[2], ".", runtime.rank()));
-  std::string norm;
+  std::string name;
   int64_t steps = 0;
-  while (control >> norm >> steps) contenders.at(norm).run(steps);
+  while (control >> name >> steps) contenders.at(name).run(steps);
   return 0;
 }
 

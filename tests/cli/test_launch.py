@@ -335,7 +335,7 @@ def test_quickstart(machine):
     (results,) = (machine.checkout / "runs").iterdir()
     expected = {
         "none": "--norm.kind none",
-        "local": "--norm.kind batch --norm.batch local",
+        "local": "--norm.kind batch --norm.batch 64",
         "sync": "--norm.kind batch --norm.batch global",
     }
     for name, options in expected.items():
