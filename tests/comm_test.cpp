@@ -119,6 +119,24 @@ TEST_P(Conformance, AllGatherKeepsRankOrderAndShape) {
   }
 }
 
+TEST_P(Conformance, AllToAllTransposesTheBlocks) {
+  for (const auto type : kTypes) {
+    for (const auto count : kCounts) {
+      at::Tensor t = torch::empty({size_, count}, at::device(device_).dtype(type));
+      at::Tensor expected = torch::empty({size_, count}, type);
+      for (int r = 0; r < size_; ++r) {
+        t[r].copy_(values(rank_ * size_ + r, count, type));
+        expected[r].copy_(values(r * size_ + rank_, count, type));
+      }
+      const at::Tensor before = t.clone();
+      at::Tensor out = torch::zeros({size_ * count}, t.options());  // any shape of as many elements
+      comm_->all_to_all(t, out);
+      EXPECT_TRUE(torch::equal(out.cpu().view_as(expected), expected)) << type << " x " << count;
+      EXPECT_TRUE(torch::equal(t, before)) << type << " x " << count;
+    }
+  }
+}
+
 TEST_P(Conformance, BroadcastTakesEveryRoot) {
   for (int root = 0; root < size_; ++root) {
     for (const auto type : kTypes) {
@@ -205,8 +223,15 @@ TEST_P(Conformance, RefusesWhatItCannotMove) {
   EXPECT_THROW(comm_->all_reduce(strided), Error);
   EXPECT_THROW(comm_->all_gather(t, short_out), Error);
   EXPECT_THROW(comm_->all_gather(t, other_type), Error);
+  at::Tensor blocks = torch::zeros({size_, 4}, options);
+  at::Tensor uneven = torch::zeros({4 * size_ + 1}, options), uneven_out = uneven.clone();
+  EXPECT_THROW(comm_->all_to_all(blocks, short_out), Error);
+  EXPECT_THROW(comm_->all_to_all(blocks, other_type), Error);
+  EXPECT_THROW(comm_->all_to_all(strided, blocks), Error);
   EXPECT_THROW(comm_->broadcast(t, size_), Error);
   EXPECT_THROW(comm_->broadcast(t, -1), Error);
+  if (size_ == 1) return;  // to one rank any number goes
+  EXPECT_THROW(comm_->all_to_all(uneven, uneven_out), Error);
 }
 
 TEST_P(Conformance, LargestOnHost) {

@@ -19,7 +19,9 @@ void collect_nodes(Range node, Range run, std::vector<Range>& nodes) {
 // Consumes the parts that make up `node`; the last one is followed by the node's own merge.
 void count_merges(Range node, const std::vector<Range>& parts, size_t& next,
                   std::vector<int>& merges) {
-  SYNCBN_CHECK(next < parts.size() && parts[next].begin == node.begin, "parts that are no nodes");
+  SYNCBN_CHECK(next < parts.size() && parts[next].begin == node.begin && parts[next].size() > 0 &&
+                   parts[next].end <= node.end,
+               "parts that are no nodes");
   if (parts[next].end == node.end) {
     ++next;
     return;

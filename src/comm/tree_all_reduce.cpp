@@ -65,7 +65,7 @@ void TreeAllReduce::run() {
 
 void TreeAllReduce::finish_slice() {
   const int64_t slice = slice_.numel();
-  at::Tensor rows = received_.view({-1, slice});
+  at::Tensor rows = received_.flatten(0, 1);
   if (!rows.is_cpu()) {
     const int64_t total = add_in_order(last_, [&](int64_t a, int64_t b) { rows[a].add_(rows[b]); });
     slice_.copy_(rows[total]);
