@@ -75,6 +75,7 @@ TEST_F(RunFolderTest, HoldsTheRun) {
   {
     RunFolder folder(runtime_, options_, line_);
     EXPECT_EQ(folder.path(), run_);
+    folder.begin(options_, {});
     EXPECT_EQ(names_in(run_), kFreshFiles);
     barrier();
     folder.write_metadata("{}\n");
@@ -105,8 +106,10 @@ TEST_F(RunFolderTest, RefusesAFolderWithFiles) {
 
 TEST_F(RunFolderTest, OverwritesItsOwnFilesOnly) {
   fill();
+  if (speaks()) write_text(run_ / "checkpoints" / "step-000000000007.safetensors", "before");
   line_.overwrite = true;
-  const RunFolder folder(runtime_, options_, line_);
+  RunFolder folder(runtime_, options_, line_);
+  folder.begin(options_, {});
   barrier();
   Names expected = kFreshFiles;
   expected.insert({"mine.txt", "notes"});
@@ -156,7 +159,8 @@ TEST_F(RunFolderTest, IsNamedAfterTheConfigurationByDefault) {
   fs::current_path(root_);
   options_.run.out = "";
   {
-    const RunFolder folder(runtime_, options_, line_);
+    RunFolder folder(runtime_, options_, line_);
+    folder.begin(options_, {});
     std::vector<std::unique_ptr<RunFolder>> others;  // at least two in one second
     Names paths_of_all = {folder.path()};
     for (int i = 0; i < 3; ++i) {

@@ -140,11 +140,11 @@ TEST(Trainer, TellsItsProgressAndItsTimes) {
   MetricsRow before;
   before.epoch = 4;
   before.samples = 1000;
-  const MetricsRow row = measure(before, trainer, trained, validated, 2.0, *world(), test_device());
+  const MetricsRow row = measure(before, trainer, trained, validated, 150.5, *world(), test_device());
   EXPECT_EQ(row.epoch, 5);
   EXPECT_EQ(row.step, 10);
   EXPECT_EQ(row.samples, 1301);
-  EXPECT_DOUBLE_EQ(row.samples_per_s, 301 / 2.0);
+  EXPECT_DOUBLE_EQ(row.samples_per_s, 150.5);
   EXPECT_DOUBLE_EQ(row.val_accuracy + row.val_error, 1);
   EXPECT_DOUBLE_EQ(row.lr, 0.1);
   for (const double seconds : {row.data_s, row.forward_s, row.backward_s, row.norm_comm_s,

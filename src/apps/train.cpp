@@ -1,6 +1,7 @@
 // syncbn-train: trains one network as a configuration file and the command line say.
 #include "train/program.hpp"
 #include "train/run.hpp"
+#include "train/self_check.hpp"
 
 namespace {
 
@@ -11,7 +12,11 @@ int train(Runtime& runtime, int argc, char** argv) {
   if (!line) return 0;
   const auto options = read_options(runtime, *line, config_text(runtime, *line));
   if (!options) return 0;
-  run_training(runtime, *options, *line);
+  if (line->self_check) {
+    self_check(runtime, *options);
+  } else {
+    run_training(runtime, *options, *line);
+  }
   return 0;
 }
 

@@ -230,7 +230,7 @@ struct CommandLine {
   std::string words;   ///< as typed, with the program's name, for the record
   std::string config;  ///< path of the configuration file; empty: none
   bool help = false, version = false, print_config = false, dry_run = false, overwrite = false;
-  bool resume = false;
+  bool resume = false, self_check = false;
   std::vector<std::pair<std::string, std::string>> settings;  ///< --key value, in order
 };
 

@@ -37,6 +37,7 @@ po::options_description describe() {
       "overwrite", "replace the results in an existing run.out")(
       "resume", "go on from the newest checkpoint in run.out, on any number of ranks")(
       "print-config", "print every option's value as a configuration file, and stop")(
+      "self-check", "test here that the bits do not depend on the number of ranks, and stop")(
       "dry-run", "load and check everything, print the plan of the run, and stop")(
       "help", "print this text, and stop")("version", "print the versions, and stop");
   all.add(flags);
@@ -111,6 +112,7 @@ bool* flag_of(CommandLine& line, const std::string& name) {
   if (name == "dry-run") return &line.dry_run;
   if (name == "overwrite") return &line.overwrite;
   if (name == "resume") return &line.resume;
+  if (name == "self-check") return &line.self_check;
   return nullptr;
 }
 

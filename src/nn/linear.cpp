@@ -56,53 +56,67 @@ namespace {
 // operands, so a shard's product has at least as many (measured on an AMD EPYC: 1 to 3 rows do).
 constexpr int64_t kLeastRows = 16;
 
+// Two orders of a sum agree by chance in many elements of a small product: a trial looks at so many
+// numbers, in so many draws at most.
+constexpr int64_t kTrialNumbers = 1 << 18, kFewestDraws = 4, kMostDraws = 256;
+
 }  // namespace
 
 // One shard after the other, on one thread, in copies that always lie alike.
 void Linear::by_shards(const at::Tensor& in, const std::vector<Range>& shards,
-                       at::Tensor& scratch_in, at::Tensor& scratch_out, const Product& product,
+                       const Product& product, const Weights& weights, Scratch& scratch,
                        at::Tensor& out) {
   const OneThread one_thread;
   for (const Range rows : shards) {
     const int64_t padded = std::max(rows.size(), kLeastRows);
-    if (!scratch_in.defined() || scratch_in.size(0) < padded) {
-      scratch_in = at::zeros({padded, in.size(1)}, in.options());
-      scratch_out = at::zeros({padded, out.size(1)}, out.options());
+    if (!scratch.in.defined() || scratch.in.size(0) < padded) {
+      scratch.in = at::zeros({padded, in.size(1)}, in.options());
+      scratch.out = at::zeros({padded, out.size(1)}, out.options());
     }
-    const at::Tensor from = scratch_in.narrow(0, 0, padded);
-    at::Tensor to = scratch_out.narrow(0, 0, padded);
+    const at::Tensor from = scratch.in.narrow(0, 0, padded);
+    at::Tensor to = scratch.out.narrow(0, 0, padded);
     from.narrow(0, 0, rows.size()).copy_(in.narrow(0, rows.begin, rows.size()));
-    product(from, to);
+    product(from, weights, to);
     out.narrow(0, rows.begin, rows.size()).copy_(to.narrow(0, 0, rows.size()));
   }
 }
 
-void Linear::multiply(const at::Tensor& in, const std::vector<Range>& shards, Scratch& scratch,
-                      const Product& product, at::Tensor& out) {
-  if (!canonical_) {
-    product(in, out);
-    return;
+bool Linear::same_at_once(const at::Tensor& like_in, const at::Tensor& like_out,
+                          const std::vector<Range>& shards, const Product& product,
+                          Scratch& scratch) const {
+  at::Tensor expected = at::zeros_like(like_out), found = at::zeros_like(like_out);
+  const int64_t numbers = std::max<int64_t>(1, like_out.numel());
+  const int64_t draws = std::clamp(kTrialNumbers / numbers, kFewestDraws, kMostDraws);
+  for (int64_t draw = 0; draw < draws; ++draw) {
+    const at::Tensor in = at::randn_like(like_in), weight = at::randn_like(weights_.weight);
+    const Weights random = {weight, weight.t(), at::randn_like(weights_.bias)};
+    by_shards(in, shards, product, random, scratch, expected);
+    product(in, random, found);
+    if (!found.equal(expected)) return false;
   }
-  const auto [known, fresh] = scratch.at_once.try_emplace(&shards, false);
-  if (fresh) {
-    const at::Tensor random = at::rand_like(in);
-    at::Tensor expected = at::zeros_like(out), found = at::zeros_like(out);
-    by_shards(random, shards, scratch.in, scratch.out, product, expected);
-    product(random, found);
-    known->second = found.equal(expected);
+  return true;
+}
+
+void Linear::multiply(const at::Tensor& in, const std::vector<Range>& shards,
+                      const Product& product, Scratch& scratch, at::Tensor& out) {
+  bool at_once = true;
+  if (canonical_) {
+    const auto [known, fresh] = scratch.at_once.try_emplace(&shards, false);
+    if (fresh) known->second = same_at_once(in, out, shards, product, scratch);
+    at_once = known->second;
   }
-  if (known->second) {
-    product(in, out);
+  if (at_once) {
+    product(in, weights_, out);
   } else {
-    by_shards(in, shards, scratch.in, scratch.out, product, out);
+    by_shards(in, shards, product, weights_, scratch, out);
   }
 }
 
 void Linear::forward(const at::Tensor& x, at::Tensor& y, const StepContext& context) {
-  multiply(
-      x, *context.shards, forward_,
-      [this](const at::Tensor& in, at::Tensor& out) { at::addmm_out(out, bias_, in, weight_t_); },
-      y);
+  const auto product = [](const at::Tensor& in, const Weights& weights, at::Tensor& out) {
+    at::addmm_out(out, weights.bias, in, weights.weight_t);
+  };
+  multiply(x, *context.shards, product, forward_, y);
 }
 
 void Linear::backward(const at::Tensor& x, const at::Tensor&, at::Tensor& dy, at::Tensor& dx,
@@ -112,9 +126,10 @@ void Linear::backward(const at::Tensor& x, const at::Tensor&, at::Tensor& dy, at
   column_sums(dy, shards, bias_parts_);
   sum_shards(sums_, bias_parts_, bias_gradients_);
   if (!dx.defined()) return;
-  multiply(
-      dy, shards, backward_,
-      [this](const at::Tensor& in, at::Tensor& out) { at::mm_out(out, in, weight_); }, dx);
+  const auto product = [](const at::Tensor& in, const Weights& weights, at::Tensor& out) {
+    at::mm_out(out, in, weights.weight);
+  };
+  multiply(dy, shards, product, backward_, dx);
 }
 
 std::vector<ParameterSpec> Linear::parameters() const {
@@ -122,15 +137,13 @@ std::vector<ParameterSpec> Linear::parameters() const {
 }
 
 void Linear::bind(const Binding& binding) {
-  weight_ = binding.parameters[0];
-  weight_t_ = weight_.t();
-  bias_ = binding.parameters[1];
+  weights_ = {binding.parameters[0], binding.parameters[0].t(), binding.parameters[1]};
   weight_gradients_ = binding.gradients[0];
   bias_gradients_ = binding.gradients[1];
   weight_gradient_.emplace(binding.sharding);
   canonical_ = binding.sharding.canonical;
   sums_ = binding.sharding.node_sums();
-  bias_parts_ = at::empty({binding.sharding.mine().size(), out_}, bias_.options());
+  bias_parts_ = at::empty({binding.sharding.mine().size(), out_}, weights_.bias.options());
   init_ = {};
 }
 

@@ -1,7 +1,6 @@
 // Fully connected layer, as torch.nn.Linear: y = x Wᵀ + b, weight (out, in), bias (out).
 #pragma once
 
-#include <functional>
 #include <map>
 #include <optional>
 #include <utility>
@@ -43,20 +42,28 @@ class Linear : public Layer {
   void bind(const Binding& binding) override;
 
  private:
-  using Product = std::function<void(const at::Tensor& in, at::Tensor& out)>;  // row by row
+  struct Weights {
+    at::Tensor weight, weight_t, bias;  // (out, in), its transpose, (out)
+  };
+  // Of rows: in (n, ·) → out (n, ·). Forward, or the gradient of the input.
+  using Product = void (*)(const at::Tensor& in, const Weights& weights, at::Tensor& out);
   struct Scratch {
     at::Tensor in, out;
     std::map<const std::vector<Range>*, bool> at_once;  // the address stands for the values
   };
-  void multiply(const at::Tensor& in, const std::vector<Range>& shards, Scratch& scratch,
-                const Product& product, at::Tensor& out);
+  void multiply(const at::Tensor& in, const std::vector<Range>& shards, const Product& product,
+                Scratch& scratch, at::Tensor& out);
+  // Whether one product of all rows has the bits of the shards' own.
+  bool same_at_once(const at::Tensor& like_in, const at::Tensor& like_out,
+                    const std::vector<Range>& shards, const Product& product,
+                    Scratch& scratch) const;
   static void by_shards(const at::Tensor& in, const std::vector<Range>& shards,
-                        at::Tensor& scratch_in, at::Tensor& scratch_out, const Product& product,
+                        const Product& product, const Weights& weights, Scratch& scratch,
                         at::Tensor& out);
 
   int64_t in_, out_;
   LinearInit init_;
-  at::Tensor weight_, weight_t_, bias_;
+  Weights weights_;
   std::vector<at::Tensor> weight_gradients_, bias_gradients_;  // one per node
   std::optional<WeightGradient> weight_gradient_;
   std::vector<TreeSum> sums_;

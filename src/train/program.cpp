@@ -12,7 +12,8 @@ namespace {
 std::string flags_text(const CommandLine& line) {
   return concat("--help: ", line.help, "\n--version: ", line.version,
                 "\n--print-config: ", line.print_config, "\n--dry-run: ", line.dry_run,
-                "\n--overwrite: ", line.overwrite, "\n--resume: ", line.resume, "\n");
+                "\n--overwrite: ", line.overwrite, "\n--resume: ", line.resume,
+                "\n--self-check: ", line.self_check, "\n");
 }
 
 // Each option under its full name, for the message about the ones that differ.

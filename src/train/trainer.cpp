@@ -69,7 +69,8 @@ int64_t checked_batch(const Options& options, const Dataset& data, const Shardin
     if (b == 0 || plan_groups(b, size, sharding).groups.smallest > 1) continue;
     throw option_error(options, "norm.batch",
                        concat("with norm.batch = ", options.norm.batch,
-                              " and train.batch = ", batch, " on ", ranks, " ranks, a batch of ", b,
+                              " and train.batch = ", batch, " in ", sharding.shards,
+                              sharding.canonical ? " shards" : " ranks' shares", ", a batch of ", b,
                               " samples has a statistics group of one sample, which has no "
                               "variance; ",
                               b == last ? "set train.drop_last = true or choose another train.batch"
