@@ -145,4 +145,9 @@ void LineFile::append(const std::string& line) {
   bytes_ += static_cast<int64_t>(line.size()) + 1;
 }
 
+int64_t LineFile::flush() const {
+  if (::fsync(file_) != 0) fail("flush", path_);
+  return bytes_;
+}
+
 }  // namespace syncbn

@@ -45,7 +45,8 @@ class LineFile {
   LineFile& operator=(const LineFile&) = delete;
   /// Writes `line` and a newline in one piece. Throws Error(kWriteFailed).
   void append(const std::string& line);
-  int64_t bytes() const { return bytes_; }  ///< length of the file
+  /// Returns the file's length, once all of it is on the disk. Throws Error(kWriteFailed).
+  int64_t flush() const;
 
  private:
   std::string path_;

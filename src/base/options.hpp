@@ -236,7 +236,7 @@ struct CommandLine {
 
 /// Parses a program's arguments, `--key value` or `--key=value` (no file is read). Throws
 /// UsageError (64): unknown or doubled options with the nearest known one, stray words (suggesting
-/// --config), missing values. Names are never abbreviated.
+/// --config), missing values, --resume with --overwrite. Names are never abbreviated.
 CommandLine parse_command_line(int argc, const char* const* argv);
 
 /// Options from the text of a configuration file (its name is used in messages) and the settings of

@@ -139,6 +139,9 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
       line.settings.emplace_back(key, option.value.at(0));
     }
   }
+  if (line.resume && line.overwrite) {
+    throw UsageError("--resume goes on with a run, --overwrite replaces it: give one of them");
+  }
   return line;
 }
 

@@ -5,6 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "base/log.hpp"
+#include "base/options_text.hpp"
 #include "comm/arithmetic.hpp"
 #include "comm/stop.hpp"
 
@@ -13,7 +14,6 @@ namespace {
 
 constexpr const char* kPosition = "position";
 constexpr const char* kArithmetic = "arithmetic";
-constexpr const char* kRun = "run.";  // in front of what must be the same when a run goes on
 
 // Options that may change when a run goes on: where it runs and how long, not what it computes.
 bool may_change(const Options& options, const std::string& key) {
@@ -35,13 +35,20 @@ nlohmann::ordered_json to_json(const Checkpointer::Position& position) {
           {"jsonl_bytes", position.metrics.jsonl}};
 }
 
-Checkpointer::Position from_json(const std::string& text) {
+// `path`: the checkpoint that it is of.
+Checkpointer::Position from_json(const std::string& text, const std::string& path) {
   Checkpointer::Position position;
-  const auto json = nlohmann::json::parse(text);
-  position.row.epoch = json.at("epoch");
-  position.row.samples = json.at("samples");
-  position.row.seconds = json.at("seconds");
-  position.metrics = {json.at("csv_bytes"), json.at("jsonl_bytes")};
+  try {
+    const auto json = nlohmann::json::parse(text);
+    position.row.epoch = json.at("epoch");
+    position.row.samples = json.at("samples");
+    position.row.seconds = json.at("seconds");
+    position.metrics = {json.at("csv_bytes"), json.at("jsonl_bytes")};
+  } catch (const nlohmann::json::exception& error) {
+    throw Error(concat("'", path, "' is damaged: its ", kPosition, " is ", quoted(text), ": ",
+                       error.what(), "."),
+                ExitCode::kInputDamaged);
+  }
   return position;
 }
 
@@ -60,14 +67,19 @@ Checkpoint Checkpointer::describe_run() const {
   own.tensors = trainer_.state();
   const Options& options = setting_.options;
   for_each_option(options, [&](const std::string& key, const auto&, const char*) {
-    if (!may_change(options, key)) own.texts[kRun + key] = get_option(options, key);
+    if (!may_change(options, key)) own.texts[key] = get_option(options, key);
   });
-  own.texts[concat(kRun, "global batch")] = std::to_string(trainer_.batch());
+  own.texts["global batch"] = std::to_string(trainer_.batch());
   if (options.run.reduce == "fast" && options.norm.batch == "local") {
-    own.texts[concat(kRun, "ranks")] = std::to_string(setting_.runtime.size());
+    own.texts["ranks"] = std::to_string(setting_.runtime.size());
   }
-  for (const auto& [file, digest] : setting_.data.digests) own.texts[kRun + file] = digest;
+  for (const auto& [file, digest] : setting_.data.digests) own.texts[file] = digest;
   return own;
+}
+
+// What decides the bits besides the options.
+std::string Checkpointer::computes_with() const {
+  return concat(arithmetic(), setting_.placement.device.is_cuda() ? ", CUDA" : "");
 }
 
 Checkpointer::Position Checkpointer::resume() {
@@ -80,7 +92,7 @@ Checkpointer::Position Checkpointer::resume() {
     found = files_.newest();
     if (!found.checkpoint) return;
     check_same_run(*found.checkpoint, own, found.path);
-    position = from_json(found.checkpoint->texts.at(kPosition));
+    position = from_json(found.checkpoint->texts[kPosition], found.path);
   });
   for (const std::string& warning : found.warnings) log_warning(warning);
   const std::string text = found.checkpoint ? to_json(position).dump() : "";
@@ -89,9 +101,15 @@ Checkpointer::Position Checkpointer::resume() {
     log_warning("--resume: no checkpoint in '" + folder_.checkpoints() + "'; the run begins");
     return {};
   }
-  position = from_json(sent);
-  at::Tensor step = at::full({1}, found.checkpoint ? found.checkpoint->step : 0, at::kLong);
-  world.broadcast(step);
+  position = from_json(sent, found.path);
+  at::Tensor at_step = at::full({1}, found.checkpoint ? found.checkpoint->step : 0, at::kLong);
+  world.broadcast(at_step);
+  const auto step = at_step.item<int64_t>();
+  if (step > trainer_.steps_in_all()) {
+    throw UsageError(concat("--resume: the run has taken ", step, " steps, and train.epochs and ",
+                            "train.max_steps end it after ", trainer_.steps_in_all(),
+                            "; raise them, or name another folder with --run.out"));
+  }
   std::map<std::string, at::Tensor> read;
   if (found.checkpoint) read = {found.checkpoint->tensors.begin(), found.checkpoint->tensors.end()};
   for (auto& [name, value] : own.tensors) {
@@ -99,12 +117,12 @@ Checkpointer::Position Checkpointer::resume() {
     world.broadcast(host);
     value = host;
   }
-  trainer_.restore(own.tensors, step.item<int64_t>());
+  trainer_.restore(own.tensors, step);
   trainer_.replica().check_equal();
-  log_info(concat("resumed  ", found.path, ", step ", step.item<int64_t>()));
-  if (found.checkpoint && found.checkpoint->texts.at(kArithmetic) != arithmetic()) {
+  log_info(concat("resumed  ", found.path, ", step ", step));
+  if (found.checkpoint && found.checkpoint->texts[kArithmetic] != computes_with()) {
     log_warning(concat("the checkpoint was computed on a machine of another kind (",
-                       found.checkpoint->texts.at(kArithmetic), "; here ", arithmetic(),
+                       found.checkpoint->texts[kArithmetic], "; here ", computes_with(),
                        "): the bits may differ from those of a run that was not stopped"));
   }
   return position;
@@ -120,6 +138,7 @@ bool Checkpointer::after_step(bool looked, const MetricsRow& row) {
   const bool last = step == trainer_.steps_in_all();
   const bool saves = stop || asked || last || every(run.checkpoint_steps);
   if (saves || every(run.check_steps)) replica.check_equal();
+  if (saves && !looked) trainer_.check_loss();  // nothing of a diverged run is kept
   if (saves) save(row);
 
   // What all learn by the next step.
@@ -133,12 +152,13 @@ bool Checkpointer::after_step(bool looked, const MetricsRow& row) {
 
 void Checkpointer::save(const MetricsRow& row) {
   Checkpoint checkpoint = describe_run();
-  checkpoint.texts[kPosition] = to_json({row, folder_.metrics_bytes()}).dump();
-  checkpoint.texts[kArithmetic] = arithmetic();
+  checkpoint.texts[kArithmetic] = computes_with();
   checkpoint.texts["config"] = to_ini(setting_.options);
   checkpoint.texts["versions"] = version_text();
   agree(*setting_.runtime.world(), [&] {
-    if (setting_.runtime.rank() == 0) files_.save(checkpoint);
+    if (setting_.runtime.rank() != 0) return;
+    checkpoint.texts[kPosition] = to_json({row, folder_.flush_metrics()}).dump();
+    files_.save(checkpoint);
   });
   saved_at_ = Clock::now();
 }

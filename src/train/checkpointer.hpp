@@ -25,7 +25,7 @@ class Checkpointer {
   /// Collective. Takes up the newest checkpoint that can be used, and says so; later ones that
   /// cannot are named in warnings. Without any, the run begins. Throws UsageError on all ranks: 65
   /// if none can be used or the checkpoint is of another run (each differing option is named), 66
-  /// if the folder cannot be read.
+  /// if the folder cannot be read, 64 if the options end the run before the checkpoint's step.
   Position resume();
 
   /// Collective, after each step of the training that follows `row`; the trainer's AfterStep.
@@ -38,6 +38,7 @@ class Checkpointer {
   using Clock = std::chrono::steady_clock;
 
   Checkpoint describe_run() const;
+  std::string computes_with() const;
   void save(const MetricsRow& row);
 
   const Setting& setting_;

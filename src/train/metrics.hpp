@@ -59,7 +59,8 @@ class MetricsFiles {
   };
   MetricsFiles(const std::string& folder, Bytes keep);
   void append(const MetricsRow& row);
-  Bytes bytes() const { return {csv_.bytes(), jsonl_.bytes()}; }
+  /// Returns what the files hold, once it is on the disk.
+  Bytes flush() const { return {csv_.flush(), jsonl_.flush()}; }
 
  private:
   LineFile csv_, jsonl_;

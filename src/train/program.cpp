@@ -66,7 +66,12 @@ std::string config_text(Runtime& runtime, CommandLine& line) {
 std::optional<Options> read_options(Runtime& runtime, const CommandLine& line,
                                     const std::string& config) {
   Options options;
-  agree(*runtime.world(), [&] { options = parse_options(line, config, line.config); });
+  agree(*runtime.world(), [&] {
+    options = parse_options(line, config, line.config);
+    if (line.resume && options.run.out.empty()) {
+      throw UsageError("--resume goes on with the run in a folder: name it with --run.out");
+    }
+  });
   agree_same(*runtime.world(), options_text(options), "the options");
   if (!line.print_config) return options;
   print_once(runtime, to_ini(options));

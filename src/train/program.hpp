@@ -24,7 +24,8 @@ std::string config_text(Runtime& runtime, CommandLine& line);
 
 /// Collective. The options of `line` and of its configuration file's text, the same on all ranks;
 /// nothing if it asked for --print-config, and rank 0 has then printed them. Throws UsageError on
-/// all ranks: 64 or 78 as `parse_options` does, 76 if the options differ.
+/// all ranks: 64 or 78 as `parse_options` does, 64 for --resume without run.out, 76 if the options
+/// differ.
 std::optional<Options> read_options(Runtime& runtime, const CommandLine& line,
                                     const std::string& config);
 

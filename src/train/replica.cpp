@@ -2,9 +2,10 @@
 
 #include <ATen/ATen.h>
 
-#include <sstream>
+#include <algorithm>
 #include <string_view>
 
+#include "base/digest.hpp"
 #include "nn/shard_gradients.hpp"
 
 namespace syncbn {
@@ -12,10 +13,26 @@ namespace {
 
 constexpr int64_t kRequests = 2;
 
-size_t hash_bytes(const at::Tensor& t) {
+std::string digest_of(const at::Tensor& t) {
   const at::Tensor host = t.cpu().contiguous();
-  return std::hash<std::string_view>{}(
-      {static_cast<const char*>(host.const_data_ptr()), static_cast<size_t>(host.nbytes())});
+  return sha256(
+      {{static_cast<const char*>(host.const_data_ptr()), static_cast<size_t>(host.nbytes())}});
+}
+
+// "3f1a… on rank 0, 2; 07bc… on rank 1" of each rank's digest.
+std::string by_digest(const std::vector<std::string_view>& digests) {
+  constexpr size_t kShown = 12;
+  std::string text;
+  for (size_t r = 0; r < digests.size(); ++r) {
+    if (std::find(digests.begin(), digests.begin() + r, digests[r]) != digests.begin() + r)
+      continue;
+    std::string ranks;
+    for (size_t other = r; other < digests.size(); ++other) {
+      if (digests[other] == digests[r]) ranks += concat(ranks.empty() ? "" : ", ", other);
+    }
+    text += concat(text.empty() ? "" : "; ", digests[r].substr(0, kShown), "… on rank ", ranks);
+  }
+  return text;
 }
 
 }  // namespace
@@ -101,12 +118,21 @@ std::vector<std::pair<std::string, at::Tensor>> Replica::state_dict() const {
 }
 
 void Replica::check_equal() const {
-  std::ostringstream digest;
-  for (const auto& [name, value] : state_dict()) digest << name << ' ' << hash_bytes(value) << '\n';
-  try {
-    agree_same(*comm_, digest.str(), "the model (digests of its tensors)");
-  } catch (const UsageError& error) {
-    throw UsageError(error.what(), ExitCode::kInvariant);
+  const auto entries = state_dict();
+  std::string mine;
+  for (const auto& entry : entries) mine += digest_of(entry.second);
+  const auto all = comm_->gather_text(mine);
+  const size_t digits = mine.size() / std::max<size_t>(1, entries.size());
+  for (size_t i = 0; i < entries.size(); ++i) {
+    std::vector<std::string_view> digests;
+    for (const std::string& theirs : all) {
+      digests.push_back(std::string_view(theirs).substr(i * digits, digits));
+    }
+    if (std::count(digests.begin(), digests.end(), digests[0]) == comm_->size()) continue;
+    throw UsageError(concat("The ranks hold different models: tensor '", entries[i].first,
+                            "', the first that differs, has SHA-256 ", by_digest(digests),
+                            "; a rank's memory or link may be faulty."),
+                     ExitCode::kInvariant);
   }
 }
 

@@ -54,8 +54,9 @@ class Replica {
   /// the tensors share memory with the model.
   std::vector<std::pair<std::string, at::Tensor>> state_dict() const;
 
-  /// Collective. Throws UsageError(kInvariant), naming ranks and tensors, unless all ranks hold the
-  /// same bits of every entry of state_dict().
+  /// Collective. Throws UsageError(kInvariant), naming the first tensor that differs and the ranks
+  /// that hold each version of it, unless all ranks hold the same bits of every entry of
+  /// state_dict() (by SHA-256).
   void check_equal() const;
 
  private:

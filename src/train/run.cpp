@@ -1,5 +1,6 @@
 #include "train/run.hpp"
 
+#include <algorithm>
 #include <chrono>
 
 #include "base/log.hpp"
@@ -41,7 +42,7 @@ std::optional<MetricsRow> run_epoch(Trainer& trainer, const MetricsRow& before,
   if (!trained) return std::nullopt;
   // Without what was trained before the run was stopped and resumed, which are whole batches.
   const int64_t before_us = first - before.epoch * trainer.steps_per_epoch();
-  const int64_t samples = trained->samples - before_us * trainer.batch();
+  const int64_t samples = std::max<int64_t>(0, trained->samples - before_us * trainer.batch());
   const double rate = static_cast<double>(samples) / seconds_since(start);
   const bool last = trainer.step() == trainer.steps_in_all();
   const Score validated = trainer.evaluate(setting.data.validation, /*keep_statistics=*/last);
@@ -83,6 +84,7 @@ MetricsRow run_training(Runtime& runtime, const Options& options, const CommandL
   // The folder, before the first step, so that nothing is trained that cannot be kept.
   RunFolder folder(runtime, options, line);
   Checkpointer checkpointer(setting, trainer, folder);
+  watchdog.beat("resuming", 0);
   const auto position = line.resume ? checkpointer.resume() : Checkpointer::Position{};
   folder.begin(options, position.metrics);
   folder.write_metadata(metadata_json(setting, "RUNNING"));

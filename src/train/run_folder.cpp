@@ -78,9 +78,6 @@ int take_lock(const std::string& path) {
 RunFolder::RunFolder(Runtime& runtime, const Options& options, const CommandLine& line)
     : runtime_(runtime) {
   std::string wanted = options.run.out;
-  if (line.resume && wanted.empty()) {
-    throw UsageError("--resume goes on with the run in a folder: name it with --run.out");
-  }
   if (wanted.empty() && runtime.rank() == 0) wanted = claim_default(line.config);
   path_ = runtime.world()->gather_text(wanted).front();
   try {
@@ -116,7 +113,6 @@ void RunFolder::create(const CommandLine& line) {
     cannot("another running job holds it; wait for it or name another with --run.out");
   }
   if (lock_ < 0) cannot(concat(std::strerror(errno), "; name another with --run.out"));
-  if (line.resume && line.overwrite) cannot("--resume and --overwrite exclude each other");
   if (line.resume || !holds_files(path_)) return;
   if (!line.overwrite) {
     cannot(
@@ -135,8 +131,8 @@ void RunFolder::begin(const Options& options, MetricsFiles::Bytes keep) {
   });
 }
 
-MetricsFiles::Bytes RunFolder::metrics_bytes() const {
-  return metrics_ == nullptr ? MetricsFiles::Bytes{} : metrics_->bytes();
+MetricsFiles::Bytes RunFolder::flush_metrics() const {
+  return metrics_->flush();
 }
 
 void RunFolder::write(const std::string& name, const std::string& bytes) {

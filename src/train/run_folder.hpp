@@ -29,7 +29,8 @@ class RunFolder {
   std::string checkpoints() const { return path_ + "/checkpoints"; }
   /// Writes config.ini and opens the metrics files, which keep the rows that a checkpoint counts.
   void begin(const Options& options, MetricsFiles::Bytes keep);
-  MetricsFiles::Bytes metrics_bytes() const;  ///< on rank 0; not collective
+  /// On rank 0, not collective: what the metrics files hold, once it is on the disk.
+  MetricsFiles::Bytes flush_metrics() const;
   void write_metadata(const std::string& json);
   void append(const MetricsRow& row);
   void write_model(const std::string& safetensors);

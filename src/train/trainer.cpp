@@ -143,7 +143,7 @@ std::optional<Score> Trainer::train_epoch(int64_t epoch) {
   while (step_ < end) {
     train_step(step_ - first);
     const bool looks = device_.is_cpu() || step_ % kCheckEvery == 0 || step_ == end;
-    if (looks) check_finite(replica_.reduced_loss(), "training");
+    if (looks) check_loss();
     if (on_progress_) on_progress_("training", step_);
     if (after_step_ && !after_step_(looks)) return std::nullopt;
   }

@@ -71,6 +71,9 @@ class Trainer {
   /// waits for the device, within 50 steps of it).
   std::optional<Score> train_epoch(int64_t epoch);
 
+  /// Throws DivergedError if the loss of the last step is not finite; waits for the device.
+  void check_loss() const { check_finite(replica_.reduced_loss(), "training"); }
+
   /// The two halves of train_epoch: make the order of an epoch, then (collective) take one step on
   /// the samples of its global batch `k`.
   void start_epoch(int64_t epoch) { sampler_.start_epoch(epoch); }
