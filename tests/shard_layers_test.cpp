@@ -138,7 +138,7 @@ TEST_P(Shards, OfALinearLayerStandForThemselves) {
   for (const auto& [in, out] :
        {std::pair<int64_t, int64_t>{784, 37}, {37, 20}, {20, 10}, {20, 784}}) {
     for (const int64_t rows : {1, 2, 3, 5, 16, 40}) {
-      expect_shards_alone(linear(in, out), Sizes(16, rows), GetParam(), {1, 2, 3, 5});
+      expect_shards_alone(linear(in, out), Sizes(16, rows), GetParam(), {1, 2, 5});
     }
     for (const Sizes& sizes : kMixed) {
       expect_shards_alone(linear(in, out), sizes, GetParam(), {1, 2, 4});

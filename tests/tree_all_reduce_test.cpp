@@ -14,7 +14,7 @@
 namespace syncbn {
 namespace {
 
-const std::vector<int64_t> kWidths{1, 2, 7, 64, 1003, 20011};  // fewer than ranks, and odd
+const std::vector<int64_t> kWidths{0, 1, 2, 7, 64, 1003, 20011};  // fewer than ranks, and odd
 
 at::Tensor shard_vector(int64_t shard, int64_t width, at::ScalarType dtype, int64_t round) {
   torch::manual_seed(static_cast<uint64_t>(1000 * round + shard));
@@ -103,6 +103,16 @@ TEST_P(Sums, InFastModeAreTheSameButForRounding) {
           << "width " << width << ", round " << round;
     }
   }
+}
+
+TEST(TreeAllReduce, RefusesAShardingThatIsNotItsCommunicators) {
+  const auto make = [](const Sharding& sharding) {
+    TreeAllReduce(test_runtime().world(), sharding, 3, at::kFloat, test_device());
+  };
+  const int rank = test_runtime().rank(), ranks = test_runtime().size();
+  EXPECT_THROW(make({16, rank, ranks + 1, true}), Error);
+  EXPECT_THROW(make({ranks + 1, rank, ranks, false}), Error);
+  make({ranks + 1, rank, ranks, true});
 }
 
 }  // namespace

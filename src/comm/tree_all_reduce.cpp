@@ -28,6 +28,9 @@ TreeAllReduce::TreeAllReduce(CommPtr comm, const Sharding& sharding, int64_t wid
                              at::ScalarType dtype, at::Device device)
     : comm_(std::move(comm)), canonical_(sharding.canonical) {
   const int64_t ranks = comm_->size(), most = std::max<int64_t>(1, sharding.most_nodes());
+  SYNCBN_CHECK(sharding.ranks == ranks && (canonical_ || sharding.shards == ranks),
+               "A sharding of ", sharding.shards, " shards on ", sharding.ranks,
+               " ranks, summed over ", ranks, ".");
   const int64_t slice = (width + ranks - 1) / ranks;
   const auto options = at::TensorOptions(dtype).device(device);
   padded_ = at::zeros({most, ranks * slice}, options);

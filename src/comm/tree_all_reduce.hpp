@@ -17,12 +17,13 @@ namespace syncbn {
 
 class TreeAllReduce {
  public:
-  /// `width` elements of dtype on the communicator's device.
+  /// `width` elements of dtype (float32, float64) on the communicator's device, whose ranks are
+  /// the sharding's. Fast sharding has one shard per rank.
   TreeAllReduce(CommPtr comm, const Sharding& sharding, int64_t width, at::ScalarType dtype,
                 at::Device device);
 
   /// (K, width), K ≥ 1: rows to write, one per node of sharding.node_sums(); row 0 then holds the
-  /// total. A rank without shards leaves row 0 zero.
+  /// total. What a rank without shards has in its row does not count.
   at::Tensor& nodes() { return nodes_; }
   at::Tensor& total() { return total_; }  ///< (width), row 0 of nodes()
 
