@@ -140,7 +140,8 @@ TEST(Trainer, TellsItsProgressAndItsTimes) {
   MetricsRow before;
   before.epoch = 4;
   before.samples = 1000;
-  const MetricsRow row = measure(before, trainer, trained, validated, 150.5, *world(), test_device());
+  const MetricsRow row =
+      measure(before, trainer, trained, validated, 150.5, *world(), test_device());
   EXPECT_EQ(row.epoch, 5);
   EXPECT_EQ(row.step, 10);
   EXPECT_EQ(row.samples, 1301);
@@ -171,7 +172,7 @@ TEST(Trainer, AFlippedBitIsFound) {
     }
     if (world()->size() == 1) continue;
     expect_error([&] { trainer.replica().check_equal(); }, ExitCode::kInvariant,
-                 {concat(victim, " "), concat("rank ", world()->size() - 1, " differs")});
+                 {concat("'", victim, "'"), concat("on rank ", world()->size() - 1, ";")});
   }
 }
 

@@ -1,5 +1,7 @@
 """A full disk, as a small tmpfs in a mount namespace (needs root)."""
 
+import hashlib
+
 import pytest
 
 from support import trainer
@@ -28,3 +30,33 @@ def test_says_so_and_leaves_no_half_file(tmp_path, size, file, ranks):
     assert "config.ini" in result.stderr.splitlines()
     assert file not in result.stderr.splitlines() and ".tmp" not in result.stderr.split(sentence)[1]
     assert '"COMPLETE"' not in result.stderr
+
+
+RESUMED_SCRIPT = """
+mount -t tmpfs -o size=1m tmpfs "$1" || exit 99
+out=$1/run; shift
+"$@" --run.out=$out --train.max_steps=3 || exit 98
+free=$(df --output=avail -k "$out" | tail -1)
+head -c $(((free - 48) * 1024)) /dev/zero >"$out/other"
+"$@" --run.out=$out --resume --train.max_steps=5; code=$?
+ls -A "$out/checkpoints"
+rm "$out/other"
+"$@" --run.out=$out --resume || exit 97
+sha256sum <"$out/model.safetensors"
+exit $code
+"""
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_save_that_fails_leaves_the_checkpoint_before_it(tmp_path, ranks):
+    options = {**OPTIONS, "model.hidden": "12", "data.limit": 500}
+    expected = trainer.train(tmp_path / "whole", options).folder / "model.safetensors"
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    prefix = ["unshare", "--mount", "sh", "-c", RESUMED_SCRIPT, "sh", str(disk)]
+    result = trainer.run(*trainer.arguments(options), ranks=ranks, prefix=prefix)
+    assert result.code == 74, result.stderr
+    [sentence] = [line for line in result.sentences() if "No space left on device" in line]
+    assert f"{disk}/run/checkpoints/step-000000000005.safetensors" in sentence
+    assert result.stdout.split()[:2] == ["step-000000000003.safetensors",
+                                         hashlib.sha256(expected.read_bytes()).hexdigest()]

@@ -3,33 +3,14 @@
 import os
 import pathlib
 import signal
-import time
 
 import pytest
 
 from support import idx, trainer
+from support.signalled import Job
 
 ENDLESS = {"data.name": "synthetic", "model.hidden": "16", "train.epochs": 1000000}
 TEARDOWN_S = 5
-
-
-def children(pid):
-    found = []
-    for stat in pathlib.Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        if int(fields[1]) == pid:
-            found.append(int(stat.parent.name))
-    return found
-
-
-def alive(pid):
-    try:
-        return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def has_open(pid, path):
@@ -37,32 +18,6 @@ def has_open(pid, path):
         return str(path) in map(os.readlink, pathlib.Path(f"/proc/{pid}/fd").iterdir())
     except OSError:
         return False
-
-
-class Job:
-    """A run under mpirun, once `look`(the pids of its ranks) has `found` something."""
-
-    def __init__(self, ranks, look, options):
-        self.process = trainer.start(*trainer.arguments(options), ranks=ranks)
-        deadline = time.monotonic() + 60
-        while not (found := look(children(self.process.pid))):
-            assert self.process.poll() is None and time.monotonic() < deadline
-            time.sleep(0.001)
-        self.found = found
-        self.ranks = children(self.process.pid)
-        assert len(self.ranks) == ranks
-
-    def end(self):
-        """Code, stderr and seconds till mpirun and all ranks are gone, a minute at most."""
-        started = time.monotonic()
-        try:
-            stderr = self.process.communicate(timeout=60)[1]
-            while any(map(alive, self.ranks)) and time.monotonic() < started + 60:
-                time.sleep(0.02)
-            return self.process.returncode, stderr, time.monotonic() - started
-        finally:
-            for pid in filter(alive, [*self.ranks, self.process.pid]):
-                os.kill(pid, signal.SIGKILL)
 
 
 def endless(out, ranks, **options):

@@ -16,7 +16,8 @@ from support import trainer
 COLUMNS = """epoch step samples seconds train_loss train_accuracy val_loss val_accuracy val_error lr
     samples_per_s data_s forward_s backward_s norm_comm_s gradient_comm_s optimizer_s
     peak_memory_bytes""".split()
-FILES = ["config.ini", "metadata.json", "metrics.csv", "metrics.jsonl", "model.safetensors"]
+FILES = ["checkpoints", "config.ini", "metadata.json", "metrics.csv", "metrics.jsonl",
+         "model.safetensors"]
 SMOKE = {"data.name": "synthetic", "model.hidden": "16", "data.limit": 500, "train.batch": 64,
          "train.epochs": 3}
 CANNOT_CREATE = 73
@@ -24,6 +25,11 @@ CANNOT_CREATE = 73
 
 def names(folder):
     return sorted(path.name for path in folder.iterdir())
+
+
+def contents(folder):
+    return {str(path.relative_to(folder)): path.read_bytes()
+            for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture(scope="module")
@@ -116,17 +122,16 @@ def test_no_steps_write_the_initial_weights(tmp_path):
 
 def test_a_folder_that_holds_a_run(finished, tmp_path):
     """Refused; with --overwrite only the run's own files go."""
-    before = {name: (finished.folder / name).read_bytes() for name in FILES}
+    before = contents(finished.folder)
     words = trainer.arguments({**SMOKE, "run.out": finished.folder, "run.seed": 2})
     result = trainer.run(*words, ranks=2)
     assert result.code == CANNOT_CREATE
     last = result.sentences()[-1]
     assert str(finished.folder) in last and "not empty" in last and "--overwrite" in last
-    after = {name: (finished.folder / name).read_bytes() for name in names(finished.folder)}
-    assert after == before
+    assert contents(finished.folder) == before
 
     out = tmp_path / "run"
-    out.mkdir()
+    (out / "checkpoints").mkdir(parents=True)
     for name, content in {**before, "notes.txt": b"mine"}.items():
         (out / name).write_bytes(content)
     words = trainer.arguments({**SMOKE, "run.out": out, "run.seed": 2})
