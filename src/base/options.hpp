@@ -116,7 +116,8 @@ void for_each_option(O& o, F&& f) {
   f("model.dropout", o.model.dropout, "probability of dropping a hidden unit (0: off)");
   f("norm.kind", o.norm.kind, "normalization: none | batch | layer");
   f("norm.batch", o.norm.batch,
-    "M, samples behind one mean and variance: global (= train.batch) | local (a rank's share) | a "
+    "M, samples behind one mean and variance: global (= train.batch) | local (a shard's; with "
+    "run.reduce = fast a rank's) | a "
     "number");
   f("norm.position", o.norm.position, "pre | post: before or after the activation");
   f("norm.output", o.norm.output, "normalise the output layer too: true | false");

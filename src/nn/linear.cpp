@@ -58,7 +58,7 @@ constexpr int64_t kLeastRows = 16;
 
 // Two orders of a sum agree by chance in many elements of a small product: a trial looks at so many
 // numbers, in so many draws at most.
-constexpr int64_t kTrialNumbers = 1 << 18, kFewestDraws = 4, kMostDraws = 256;
+constexpr int64_t kTrialNumbers = 1 << 17, kFewestDraws = 2, kMostDraws = 64;
 
 }  // namespace
 
@@ -87,9 +87,10 @@ bool Linear::same_at_once(const at::Tensor& like_in, const at::Tensor& like_out,
   at::Tensor expected = at::zeros_like(like_out), found = at::zeros_like(like_out);
   const int64_t numbers = std::max<int64_t>(1, like_out.numel());
   const int64_t draws = std::clamp(kTrialNumbers / numbers, kFewestDraws, kMostDraws);
+  const at::Tensor weight = at::randn_like(weights_.weight);
+  const Weights random = {weight, weight.t(), at::randn_like(weights_.bias)};
   for (int64_t draw = 0; draw < draws; ++draw) {
-    const at::Tensor in = at::randn_like(like_in), weight = at::randn_like(weights_.weight);
-    const Weights random = {weight, weight.t(), at::randn_like(weights_.bias)};
+    const at::Tensor in = at::randn_like(like_in);
     by_shards(in, shards, product, random, scratch, expected);
     product(in, random, found);
     if (!found.equal(expected)) return false;
