@@ -57,9 +57,8 @@ class Linear : public Layer {
   bool same_at_once(const at::Tensor& like_in, const at::Tensor& like_out,
                     const std::vector<Range>& shards, const Product& product,
                     Scratch& scratch) const;
-  static void by_shards(const at::Tensor& in, const std::vector<Range>& shards,
-                        const Product& product, const Weights& weights, Scratch& scratch,
-                        at::Tensor& out);
+  void by_shards(const at::Tensor& in, const std::vector<Range>& shards, const Product& product,
+                 Scratch& scratch, at::Tensor& out) const;
 
   int64_t in_, out_;
   LinearInit init_;

@@ -2,6 +2,7 @@
 
 #include <ATen/ATen.h>
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "base/log.hpp"
@@ -82,6 +83,18 @@ std::string Checkpointer::computes_with() const {
   return concat(arithmetic(), setting_.placement.device.is_cuda() ? ", CUDA" : "");
 }
 
+namespace {
+
+// What a run without checkpoints has left must not be lost to a new one.
+void refuse_finished(const std::string& path) {
+  if (!std::filesystem::exists(path + "/model.safetensors")) return;
+  throw Error(concat("--resume: '", path, "' holds a model and no checkpoint to go on from; name ",
+                     "another folder with --run.out, or replace the run with --overwrite"),
+              ExitCode::kCannotCreate);
+}
+
+}  // namespace
+
 Checkpointer::Position Checkpointer::resume() {
   Communicator& world = *setting_.runtime.world();
   Checkpoint own = describe_run();
@@ -90,7 +103,7 @@ Checkpointer::Position Checkpointer::resume() {
   agree(world, [&] {
     if (world.rank() != 0) return;
     found = files_.newest();
-    if (!found.checkpoint) return;
+    if (!found.checkpoint) return refuse_finished(folder_.path());
     check_same_run(*found.checkpoint, own, found.path);
     position = from_json(found.checkpoint->texts[kPosition], found.path);
   });
