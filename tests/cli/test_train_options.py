@@ -142,7 +142,7 @@ def test_dry_run_shows_the_plan_and_writes_nothing(tmp_path):
     plan = dict(line.strip().split("  ", 1) for line in result.stderr.splitlines()
                 if line.startswith("  ") and "  " in line.strip())
     assert plan["B"].split() == "samples per step 100 over all ranks".split()
-    assert plan["R"].split() == "ranks 3; 33 to 34 samples each".split()
+    assert plan["R"].split() == "ranks 3; 31 to 38 samples each".split()
     assert "synchronized" in plan["M"]
     assert plan["steps"].strip() == "20 per epoch; 40 in all"
     assert list(tmp_path.iterdir()) == []

@@ -35,11 +35,12 @@ class Golden:
         return self.initial[key]
 
     def reference(self, config, options, ranks):
-        """Kept, since it depends on the number of ranks only where a group is a rank's share."""
-        key = str((sorted(options.items()), ranks if options.get("norm.batch") == "local" else 0))
+        """Kept: only local groups depend on how many parts a batch has, shards or ranks' shares."""
+        parts = ranks if config["run"]["reduce"] == "fast" else int(config["run"]["shards"])
+        key = str((sorted(options.items()), parts if options.get("norm.batch") == "local" else 0))
         if key not in self.outcomes:
             self.outcomes[key] = reference.train(config, self.initial_state(options), self.arrays,
-                                                 ranks)
+                                                 parts)
         return self.outcomes[key]
 
     def both(self, options, ranks):

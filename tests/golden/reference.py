@@ -53,20 +53,20 @@ class Dropout(nn.Module):
         return x * kept / (1 - self.probability)
 
 
-def group_sizes(norm_batch, ranks):
+def group_sizes(norm_batch, parts):
     """Maps the size of a batch to those of its statistics groups."""
     def sizes(batch):
         if norm_batch == "global":
             return [batch]
         if norm_batch == "local":
-            cuts = [batch * r // ranks for r in range(ranks + 1)]
+            cuts = [batch * r // parts for r in range(parts + 1)]
             return [end - begin for begin, end in zip(cuts, cuts[1:]) if end > begin]
         group = int(norm_batch)
         return [min(group, batch - begin) for begin in range(0, batch, group)]
     return sizes
 
 
-def build(config, ranks=1, inputs=784):
+def build(config, parts=1, inputs=784):
     """The network of a config.ini as nn.Sequential, in the layout of model.safetensors."""
     model, norm = config["model"], config["norm"]
     activation = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}[model["activation"]]
@@ -81,7 +81,7 @@ def build(config, ranks=1, inputs=784):
                     None if norm.getboolean("cumulative") else norm.getfloat("momentum")}
         if norm["batch"] == "global" and not biased:
             return [nn.BatchNorm1d(features, **settings)]
-        return [GroupedBatchNorm(features, group_sizes(norm["batch"], ranks), 0 if biased else 1,
+        return [GroupedBatchNorm(features, group_sizes(norm["batch"], parts), 0 if biased else 1,
                                  **settings)]
 
     layers, features = [], inputs
@@ -167,13 +167,13 @@ class Outcome:
     state: dict
 
 
-def train(config, initial, data, ranks=1):
+def train(config, initial, data, parts=1):
     """`initial`: a state_dict; `data`: images and labels of both splits as uint8 arrays, of which
     data.limit takes its part."""
     options, limit = config["train"], config.getint("data", "limit") or None
     x, val_x = scaled(data[0][:limit], config), scaled(data[2], config)
     labels, val_labels = (torch.from_numpy(d.astype(np.int64)) for d in (data[1][:limit], data[3]))
-    model = build(config, ranks, x.shape[1])
+    model = build(config, parts, x.shape[1])
     model.load_state_dict(initial, strict=True)
     optimizer = make_optimizer(options, model.parameters())
     batch, outcome, step = options.getint("batch"), Outcome([], [], [], [], {}), 0

@@ -41,8 +41,11 @@ def test_groups_of_two(golden):
     agrees(golden, {"train.batch": 96, "norm.batch": 2, "norm.eps": 0.1, "data.limit": 266}, 3)
 
 
-def test_local_shares_that_are_uneven(golden):
-    agrees(golden, {"train.batch": 100, "norm.batch": "local", "data.limit": 350}, 3)
+@pytest.mark.parametrize("reduce", ["canonical", "fast"])
+def test_local_parts_that_are_uneven(golden, reduce):
+    """Canonical: 16 shards of 6 or 7 samples, at last of 3 or 4; fast: 3 shares of 33 or 34."""
+    agrees(golden, {"train.batch": 100, "norm.batch": "local", "data.limit": 350,
+                    "run.reduce": reduce}, 3)
 
 
 @pytest.mark.parametrize("norm_batch", [16, 64])
