@@ -111,7 +111,8 @@ def test_progress_is_plain_lines_without_a_terminal(finished):
 def test_no_steps_write_the_initial_weights(tmp_path):
     runs = [trainer.train(tmp_path / str(ranks), {**SMOKE, "train.max_steps": 0}, ranks)
             for ranks in (1, 3)]
-    assert [names(run.folder) for run in runs] == [FILES, FILES]
+    no_checkpoint = [name for name in FILES if name != "checkpoints"]
+    assert [names(run.folder) for run in runs] == [no_checkpoint, no_checkpoint]
     assert all(run.rows == [] and run.metadata["status"] == "COMPLETE" for run in runs)
     states = [run.state for run in runs]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
@@ -173,7 +174,9 @@ def test_a_folder_that_another_job_holds(tmp_path):
     finally:
         first.terminate()
         first.communicate(timeout=30)
-    assert (tmp_path / "run" / "metadata.json").read_text().count('"RUNNING"') == 1
+    # SIGTERM leaves it a second to stop in order.
+    metadata = (tmp_path / "run" / "metadata.json").read_text()
+    assert metadata.count('"STOPPED"') + metadata.count('"RUNNING"') == 1
 
     # The dead job's lock holds nobody back.
     after = trainer.run(*trainer.arguments({**SMOKE, "run.out": tmp_path / "run"}), "--overwrite")
