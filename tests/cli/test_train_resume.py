@@ -192,7 +192,8 @@ def test_sigusr1_stops_the_job_with_a_checkpoint(tmp_path):
     end_and_compare(folder, tmp_path, ranks=2)
 
 
-@pytest.mark.parametrize("grace", [1, 30])
+# mpirun waits its grace out twice, whatever the ranks do (seconds).
+@pytest.mark.parametrize("grace", [1, 5])
 def test_sigterm_leaves_a_checkpoint(tmp_path, grace):
     folder = tmp_path / "run"
     prefix = ["env", f"OMPI_MCA_odls_base_sigkill_timeout={grace}"]
@@ -201,7 +202,7 @@ def test_sigterm_leaves_a_checkpoint(tmp_path, grace):
     job.process.send_signal(signal.SIGTERM)
     assert job.end()[0] == 1
     assert step_of(checkpoints(folder)[-1]) >= before
-    if grace == 30:
+    if grace == 5:
         assert '"STOPPED"' in (folder / "metadata.json").read_text()
     end_and_compare(folder, tmp_path, ranks=2)
 
