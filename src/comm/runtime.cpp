@@ -21,6 +21,9 @@ namespace {
 class MpiScope {
  public:
   MpiScope(int& argc, char**& argv) {
+    // Read when CUDA starts: cuBLAS repeats its bits only with workspaces of a fixed size.
+    constexpr int kKeepWhatIsSet = 0;
+    ::setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8", kKeepWhatIsSet);
     int provided = MPI_THREAD_SINGLE;
     mpi_check(MPI_Init_thread(&argc, &argv, MPI_THREAD_SERIALIZED, &provided), "MPI_Init_thread");
     mpi_check(MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN),

@@ -132,13 +132,15 @@ void add_to(T* into, const T* from, int64_t count) {
   for (int64_t i = 0; i < count; ++i) into[i] += from[i];
 }
 
-// On CUDA: one product per shard, in its own shape.
+// On CUDA: one product per shard, in its own shape and of copies that always lie alike, since
+// cuBLAS chooses its kernel by the alignment too.
 void on_device(const at::Tensor& dy, const at::Tensor& x, const std::vector<Range>& rows,
                const TreeSum& sum, at::Tensor& out) {
   std::vector<at::Tensor> stack;
   for (size_t i = 0; i < sum.parts.size(); ++i) {
     const Range r = rows[static_cast<size_t>(sum.parts[i])];
-    stack.push_back(at::mm(dy.narrow(0, r.begin, r.size()).t(), x.narrow(0, r.begin, r.size())));
+    stack.push_back(at::mm(dy.narrow(0, r.begin, r.size()).clone().t(),
+                           x.narrow(0, r.begin, r.size()).clone()));
     for (int m = 0; m < sum.merges[i]; ++m) {
       const at::Tensor last = std::move(stack.back());
       stack.pop_back();
