@@ -1,7 +1,6 @@
 #include "data/idx.hpp"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 
 #include <chrono>
@@ -12,32 +11,13 @@
 #include "base/error.hpp"
 #include "base/random.hpp"
 #include "support/idx_files.hpp"
+#include "support/memory_limit.hpp"
 
 namespace syncbn {
 namespace {
 
 constexpr size_t kMiB = size_t{1} << 20;
 constexpr uint32_t kHuge = 0xFFFFFFFFu;
-
-/// Lets the process grow by no more than `bytes` of address space; allocating more throws
-/// bad_alloc.
-class MemoryLimit {
- public:
-  explicit MemoryLimit(size_t bytes) {
-    size_t pages = 0;
-    std::ifstream("/proc/self/statm") >> pages;
-    getrlimit(RLIMIT_AS, &before_);
-    rlimit limit = before_;
-    limit.rlim_cur = pages * 4096 + bytes;
-    setrlimit(RLIMIT_AS, &limit);
-  }
-  ~MemoryLimit() { setrlimit(RLIMIT_AS, &before_); }
-  MemoryLimit(const MemoryLimit&) = delete;
-  MemoryLimit& operator=(const MemoryLimit&) = delete;
-
- private:
-  rlimit before_{};
-};
 
 IdxArray parse(const Bytes& bytes) {
   return parse_idx(bytes.data(), bytes.size(), "some-file");

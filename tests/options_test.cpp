@@ -73,7 +73,7 @@ const std::map<std::string, std::string>& other_values() {
 
 TEST(Options, EveryKeyIsSetReadBackAndListed) {
   const Options defaults;
-  const std::string help = help_text("syncbn-train");
+  const std::string help = help_text(train_program());
   size_t keys = 0;
   for_each_option(defaults, [&](const std::string& key, const auto&, const char*) {
     SCOPED_TRACE(key);
@@ -305,7 +305,7 @@ TEST(Options, ScaledRateMustBeFinite) {
 }
 
 TEST(Options, HelpFitsTheTerminal) {
-  std::istringstream help(help_text("syncbn-train"));
+  std::istringstream help(help_text(train_program()));
   const std::string text = help.str();
   for (std::string line; std::getline(help, line);) EXPECT_LE(line.size(), 100u) << line;
   for (const char* part :

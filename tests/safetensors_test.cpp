@@ -3,16 +3,14 @@
 #include "train/safetensors.hpp"
 
 #include <gtest/gtest.h>
-#include <sys/resource.h>
 #include <torch/torch.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <cstring>
-#include <fstream>
 #include <random>
 
 #include "base/error.hpp"
+#include "support/memory_limit.hpp"
 #include "support/options_support.hpp"
 
 namespace syncbn {
@@ -233,25 +231,6 @@ class Mutator {
 
  private:
   std::mt19937 random_;
-};
-
-/// While it lives, this process cannot take more than `bytes` more memory, not even for a moment.
-class MemoryLimit {
- public:
-  explicit MemoryLimit(rlim_t bytes) {
-    getrlimit(RLIMIT_AS, &before_);
-    rlim_t pages = 0;
-    std::ifstream("/proc/self/statm") >> pages;
-    const rlimit limit{pages * static_cast<rlim_t>(sysconf(_SC_PAGESIZE)) + bytes,
-                       before_.rlim_max};
-    setrlimit(RLIMIT_AS, &limit);
-  }
-  ~MemoryLimit() { setrlimit(RLIMIT_AS, &before_); }
-  MemoryLimit(const MemoryLimit&) = delete;
-  MemoryLimit& operator=(const MemoryLimit&) = delete;
-
- private:
-  rlimit before_{};
 };
 
 TEST(ParseSafetensors, SurvivesMutatedFiles) {

@@ -8,7 +8,7 @@ namespace {
 using namespace syncbn;
 
 int train(Runtime& runtime, int argc, char** argv) {
-  auto line = read_command_line(runtime, argc, argv, "syncbn-train");
+  auto line = read_command_line(runtime, argc, argv, train_program());
   if (!line) return 0;
   const auto options = read_options(runtime, *line, config_text(runtime, *line));
   if (!options) return 0;

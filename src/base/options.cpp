@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-#include "base/options_text.hpp"
+#include "base/options_table.hpp"
 
 namespace syncbn {
 namespace {
@@ -26,31 +26,22 @@ UsageError option_error(const Options& options, const std::string& key,
 
 void set_option(Options& options, const std::string& key, const std::string& value,
                 const std::string& where) {
-  bool known = false;
-  const char* expected = nullptr;
-  for_each_option(options, [&](const char* name, auto& field, const char*) {
-    if (name != key) return;
-    known = true;
-    expected = read_value(value, field);
-  });
-  if (!known && !where.empty()) {
+  const auto expected = read_option(options, key, value);
+  if (!expected && !where.empty()) {
     throw UsageError(concat(where, ": ", unknown_key(key)), ExitCode::kConfig);
   }
-  if (!known) throw UsageError(unknown_key(key));
+  if (!expected) throw UsageError(unknown_key(key));
 
   options.set_keys.insert(key);
   options.from_file.erase(key);
   if (!where.empty()) options.from_file[key] = where;
-  if (expected != nullptr) {
-    throw option_error(options, key, concat("expected ", expected, ", found ", quoted(value)));
+  if (!expected->empty()) {
+    throw option_error(options, key, concat("expected ", *expected, ", found ", quoted(value)));
   }
 }
 
 std::string get_option(const Options& options, const std::string& key) {
-  std::optional<std::string> value;
-  for_each_option(options, [&](const char* name, const auto& field, const char*) {
-    if (name == key) value = write_value(field);
-  });
+  const auto value = write_option(options, key);
   if (!value) throw UsageError(unknown_key(key));
   return *value;
 }

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "base/options_table.hpp"
 #include "base/sharding.hpp"
 
 namespace syncbn {
@@ -99,7 +100,7 @@ struct Options {
 };
 
 /// Calls f("train.batch", field, "help") for each option, in the order of --help.
-template <class O, class F>
+template <class O, class F, OnlyFor<O, Options> = 0>
 void for_each_option(O& o, F&& f) {
   f("data.name", o.data.name, "data set: mnist | fashion-mnist | synthetic");
   f("data.dir", o.data.dir, "folder of the four IDX files [$SYNCBN_MNIST_DIR, else data/<name>]");
@@ -226,7 +227,7 @@ UsageError option_error(const Options& options, const std::string& key, const st
 /// 1 to 2^20.
 std::vector<int64_t> parse_sizes(const std::string& key, const std::string& text);
 
-/// What the command line asked for besides options.
+/// What the command line asked for besides options; for_each_flag names the flags.
 struct CommandLine {
   std::string words;   ///< as typed, with the program's name, for the record
   std::string config;  ///< path of the configuration file; empty: none
@@ -235,10 +236,33 @@ struct CommandLine {
   std::vector<std::pair<std::string, std::string>> settings;  ///< --key value, in order
 };
 
+/// Calls f("overwrite", field, "help") for each flag, in the order of --help.
+template <class Line, class F>
+void for_each_flag(Line& line, F&& f) {
+  f("overwrite", line.overwrite, "replace the results in an existing run.out");
+  f("resume", line.resume, "go on from the newest checkpoint in run.out, on any number of ranks");
+  f("print-config", line.print_config,
+    "print every option's value as a configuration file, and stop");
+  f("self-check", line.self_check,
+    "test here that the bits do not depend on the number of ranks, and stop");
+  f("dry-run", line.dry_run, "load and check everything, print the plan of the run, and stop");
+  f("help", line.help, "print this text, and stop");
+  f("version", line.version, "print the versions, and stop");
+}
+
+/// What a program's command line may hold.
+struct ProgramOptions {
+  std::string name, example;        ///< "syncbn-train", and a configuration file for --help
+  std::set<std::string> flags;      ///< of for_each_flag
+  std::vector<OptionHelp> options;  ///< section by section
+};
+ProgramOptions train_program();
+
 /// Parses a program's arguments, `--key value` or `--key=value` (no file is read). Throws
 /// UsageError (64): unknown or doubled options with the nearest known one, stray words (suggesting
 /// --config), missing values, --resume with --overwrite. Names are never abbreviated.
-CommandLine parse_command_line(int argc, const char* const* argv);
+CommandLine parse_command_line(int argc, const char* const* argv,
+                               const ProgramOptions& program = train_program());
 
 /// Options from the text of a configuration file (its name is used in messages) and the settings of
 /// the command line, which win; validated. train.batch and train.batch_per_rank say one thing in
@@ -253,7 +277,7 @@ Options parse_options(const CommandLine& line, const std::string& config_text,
 std::string read_config(const std::string& path);
 
 /// --help, grouped by section, with the default values.
-std::string help_text(const std::string& program);
+std::string help_text(const ProgramOptions& program);
 
 /// Version of the Boost that parses options: "1.74".
 std::string parser_library_version();

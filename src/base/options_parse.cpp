@@ -5,7 +5,6 @@
 #include <sstream>
 
 #include "base/options.hpp"
-#include "base/options_text.hpp"
 
 namespace syncbn {
 namespace {
@@ -14,46 +13,29 @@ namespace po = boost::program_options;
 
 constexpr unsigned kColumns = 100;
 
-const char* kind_of(int64_t) {
-  return "N";
-}
-const char* kind_of(double) {
-  return "X";
-}
-const char* kind_of(bool) {
-  return "BOOL";
-}
-const char* kind_of(const std::string&) {
-  return "TEXT";
-}
-
 // The flags and, section by section, the options. All values stay text here: `set_option` reads
 // them, since Boost's conversions are too lenient. Default values only appear in the help.
-po::options_description describe() {
+po::options_description describe(const ProgramOptions& program) {
   po::options_description all("", kColumns, kColumns / 2);
   po::options_description flags("Flags", kColumns, kColumns / 2);
   flags.add_options()("config", po::value<std::string>()->value_name("FILE"),
-                      "configuration file; what the command line sets wins over it")(
-      "overwrite", "replace the results in an existing run.out")(
-      "resume", "go on from the newest checkpoint in run.out, on any number of ranks")(
-      "print-config", "print every option's value as a configuration file, and stop")(
-      "self-check", "test here that the bits do not depend on the number of ranks, and stop")(
-      "dry-run", "load and check everything, print the plan of the run, and stop")(
-      "help", "print this text, and stop")("version", "print the versions, and stop");
+                      "configuration file; what the command line sets wins over it");
+  const CommandLine none;
+  for_each_flag(none, [&](const char* name, bool, const char* help) {
+    if (program.flags.count(name) != 0) flags.add_options()(name, help);
+  });
   all.add(flags);
 
   std::vector<po::options_description> sections;
   std::string section;
-  const Options defaults;
-  for_each_option(defaults, [&](const std::string& key, const auto& field, const char* help) {
-    const std::string caption = "[" + key.substr(0, key.find('.')) + "]";
+  for (const OptionHelp& option : program.options) {
+    const std::string caption = "[" + option.key.substr(0, option.key.find('.')) + "]";
     if (caption != section) sections.emplace_back(caption, kColumns, kColumns / 2);
     section = caption;
-    auto* const value = po::value<std::string>()->value_name(kind_of(field));
-    const std::string text = write_value(field);
-    if (!text.empty()) value->default_value(text);
-    sections.back().add_options()(key.c_str(), value, help);
-  });
+    auto* const value = po::value<std::string>()->value_name(option.kind);
+    if (!option.value.empty()) value->default_value(option.value);
+    sections.back().add_options()(option.key.c_str(), value, option.help.c_str());
+  }
   for (const po::options_description& group : sections) all.add(group);
   return all;
 }
@@ -88,9 +70,10 @@ std::vector<std::string> separate(int argc, const char* const* argv) {
                           suggestion.empty() ? "; --help lists all options" : suggestion));
 }
 
-std::vector<po::option> parse_words(const std::vector<std::string>& words) {
+std::vector<po::option> parse_words(const std::vector<std::string>& words,
+                                    const ProgramOptions& program) {
   namespace style = po::command_line_style;
-  const po::options_description known = describe();
+  const po::options_description known = describe(program);
   try {
     // Without allow_guessing, which takes --train.b for --train.batch.
     return po::command_line_parser(words)
@@ -106,23 +89,27 @@ std::vector<po::option> parse_words(const std::vector<std::string>& words) {
 }
 
 bool* flag_of(CommandLine& line, const std::string& name) {
-  if (name == "help") return &line.help;
-  if (name == "version") return &line.version;
-  if (name == "print-config") return &line.print_config;
-  if (name == "dry-run") return &line.dry_run;
-  if (name == "overwrite") return &line.overwrite;
-  if (name == "resume") return &line.resume;
-  if (name == "self-check") return &line.self_check;
-  return nullptr;
+  bool* found = nullptr;
+  for_each_flag(line, [&](const char* flag, bool& field, const char*) {
+    if (name == flag) found = &field;
+  });
+  return found;
 }
 
 }  // namespace
 
-CommandLine parse_command_line(int argc, const char* const* argv) {
+ProgramOptions train_program() {
+  return {"syncbn-train",
+          "configs/notebook_adam.ini",
+          {"overwrite", "resume", "print-config", "self-check", "dry-run", "help", "version"},
+          help_of(Options())};
+}
+
+CommandLine parse_command_line(int argc, const char* const* argv, const ProgramOptions& program) {
   CommandLine line;
   for (int i = 0; i < argc; ++i) line.words += (i > 0 ? " " : "") + std::string(argv[i]);
   std::set<std::string> seen;
-  for (const po::option& option : parse_words(separate(argc, argv))) {
+  for (const po::option& option : parse_words(separate(argc, argv), program)) {
     const std::string& key = option.string_key;
     if (key.empty()) refuse_word(option.value.at(0));
     // Boost takes the option that follows for the value that is missing.
@@ -145,17 +132,17 @@ CommandLine parse_command_line(int argc, const char* const* argv) {
   return line;
 }
 
-std::string help_text(const std::string& program) {
+std::string help_text(const ProgramOptions& program) {
   std::ostringstream text;
-  text << "Usage: mpirun -n RANKS build/" << program
+  text << "Usage: mpirun -n RANKS build/" << program.name
        << " [--config FILE] [--section.key VALUE]...\n"
        << "\n"
        << "Values come from the defaults shown, then from the configuration file, where "
           "--train.batch\n"
        << "64 is 'batch = 64' below [train], then from the command line.\n"
        << "\n"
-       << "Example: mpirun -n 4 build/" << program << " --config configs/notebook_adam.ini\n"
-       << describe();
+       << "Example: mpirun -n 4 build/" << program.name << " --config " << program.example << "\n"
+       << describe(program);
   return text.str();
 }
 

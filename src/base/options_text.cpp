@@ -146,11 +146,7 @@ std::optional<std::vector<int64_t>> read_sizes(const std::string& text) {
 }
 
 std::vector<std::string> option_keys() {
-  std::vector<std::string> keys;
-  const Options options;
-  for_each_option(options,
-                  [&](const char* key, const auto&, const char*) { keys.emplace_back(key); });
-  return keys;
+  return keys_of(Options());
 }
 
 }  // namespace syncbn

@@ -1,4 +1,5 @@
-// Ranges of rows, and the one rule that cuts a global batch into rank shares.
+// Ranges of rows, and the one rule that cuts rows into parts: a batch into shards, shards among
+// ranks.
 #pragma once
 
 #include <cstdint>
@@ -11,10 +12,10 @@ struct Range {
   int64_t size() const { return end - begin; }
 };
 
-/// Rank r's rows of a global batch of b samples: [⌊r·b/R⌋, ⌊(r+1)·b/R⌋). Shares differ by at most
-/// one row and may be empty.
-inline Range share_of(int64_t batch, int rank, int ranks) {
-  return {batch * rank / ranks, batch * (rank + 1) / ranks};
+/// The rows of part p, when b rows are cut into P parts: [⌊p·b/P⌋, ⌊(p+1)·b/P⌋). Parts differ by at
+/// most one row and may be empty.
+inline Range share_of(int64_t rows, int64_t part, int64_t parts) {
+  return {rows * part / parts, rows * (part + 1) / parts};
 }
 
 }  // namespace syncbn

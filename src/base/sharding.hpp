@@ -33,7 +33,9 @@ struct Sharding {
   /// The most rows of any rank, of a batch of b samples.
   int64_t most_rows(int64_t batch) const;
   /// Row of the batch with which shard v begins; b for v = V.
-  int64_t first_row(int64_t batch, int64_t shard) const { return batch * shard / shards; }
+  int64_t first_row(int64_t batch, int64_t shard) const {
+    return share_of(batch, shard, shards).begin;
+  }
   /// The rows of each of this rank's shards, counted within this rank's rows.
   std::vector<Range> shard_rows(int64_t batch) const;
   /// How the shards of a node add up; parts are counted from this rank's first shard.

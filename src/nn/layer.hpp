@@ -7,6 +7,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <c10/util/accumulate.h>
 
 #include <cstdint>
 #include <string>
@@ -50,9 +51,7 @@ struct ParameterSpec {
 
 /// Elements of the parameter.
 inline int64_t numel(const ParameterSpec& spec) {
-  int64_t count = 1;
-  for (const int64_t extent : spec.shape) count *= extent;
-  return count;
+  return c10::multiply_integers(spec.shape);
 }
 
 /// State that is saved but not trained, under its state_dict name.

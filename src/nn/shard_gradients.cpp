@@ -25,14 +25,14 @@ constexpr int64_t kUnitRows = 512;
 
 template <class T>
 struct Matrix {
-  const T* data;
+  T* data;
   int64_t stride;
 };
 
 // dyᵀ x over the shards of `sum`, whose rows are `rows`.
 template <class T>
 struct Product {
-  Matrix<T> dy, x;
+  Matrix<const T> dy, x;
   const Range* rows;
   const TreeSum& sum;
   bool resume;  // adds to what `out` holds of the first shard
@@ -47,7 +47,7 @@ template <class T, int64_t O, int64_t V, int64_t Bytes>
   size_t depth = 0;
   const T* dy = p.dy.data + o;
   const T* x = p.x.data + i;
-  T* result = const_cast<T*>(out.data) + o * out.stride + i;
+  T* result = out.data + o * out.stride + i;
   for (size_t part = 0; part < p.sum.parts.size(); ++part) {
     const Range shard = p.rows[p.sum.parts[part]];
     Vector total[O][V] = {};
@@ -110,8 +110,8 @@ void on_cpu(const Product<T>& p, int64_t rows, Matrix<T> out) {
 template <class T>
 void on_cpu(const at::Tensor& dy, const at::Tensor& x, const std::vector<Range>& rows,
             const TreeSum& unit, at::Tensor& result) {
-  const Matrix<T> gradient = {dy.const_data_ptr<T>(), dy.size(1)};
-  const Matrix<T> input = {x.const_data_ptr<T>(), x.size(1)};
+  const Matrix<const T> gradient = {dy.const_data_ptr<T>(), dy.size(1)};
+  const Matrix<const T> input = {x.const_data_ptr<T>(), x.size(1)};
   const Matrix<T> out = {result.mutable_data_ptr<T>(), result.size(1)};
   const Range first = rows[static_cast<size_t>(unit.parts.front())];
   const Range last = rows[static_cast<size_t>(unit.parts.back())];
@@ -132,28 +132,13 @@ void add_to(T* into, const T* from, int64_t count) {
   for (int64_t i = 0; i < count; ++i) into[i] += from[i];
 }
 
-// On CUDA: one product per shard, in its own shape and of copies that always lie alike, since
-// cuBLAS chooses its kernel by the alignment too.
-void on_device(const at::Tensor& dy, const at::Tensor& x, const std::vector<Range>& rows,
-               const TreeSum& sum, at::Tensor& out) {
-  std::vector<at::Tensor> stack;
-  for (size_t i = 0; i < sum.parts.size(); ++i) {
-    const Range r = rows[static_cast<size_t>(sum.parts[i])];
-    stack.push_back(at::mm(dy.narrow(0, r.begin, r.size()).clone().t(),
-                           x.narrow(0, r.begin, r.size()).clone()));
-    for (int m = 0; m < sum.merges[i]; ++m) {
-      const at::Tensor last = std::move(stack.back());
-      stack.pop_back();
-      stack.back().add_(last);
-    }
-  }
-  out.copy_(stack[0]);
-}
-
 void compute_unit(const at::Tensor& dy, const at::Tensor& x, const std::vector<Range>& rows,
                   const TreeSum& unit, at::Tensor& out) {
   if (!x.is_cpu()) {
-    on_device(dy, x, rows, unit, out);
+    // Copies always lie alike, and cuBLAS chooses its kernel by the alignment too.
+    const Range r = rows[static_cast<size_t>(unit.parts[0])];
+    at::mm_out(out, dy.narrow(0, r.begin, r.size()).clone().t(),
+               x.narrow(0, r.begin, r.size()).clone());
   } else if (x.scalar_type() == at::kFloat) {
     on_cpu<float>(dy, x, rows, unit, out);
   } else {
@@ -161,32 +146,33 @@ void compute_unit(const at::Tensor& dy, const at::Tensor& x, const std::vector<R
   }
 }
 
-// The units of a node, in order.
-void cut(Range node, const std::vector<Range>& rows, int64_t first_shard,
+// The units of a node, in order: of at most `most` rows, or of a single shard.
+void cut(Range node, const std::vector<Range>& rows, int64_t first_shard, int64_t most,
          std::vector<Range>& units) {
   int64_t samples = 0;
   for (int64_t v = node.begin; v < node.end; ++v) {
     samples += rows[static_cast<size_t>(v - first_shard)].size();
   }
-  if (node.size() == 1 || samples <= kUnitRows) {
+  if (node.size() == 1 || samples <= most) {
     units.push_back(node);
     return;
   }
   const auto [left, right] = tree_halves(node);
-  cut(left, rows, first_shard, units);
-  cut(right, rows, first_shard, units);
+  cut(left, rows, first_shard, most, units);
+  cut(right, rows, first_shard, most, units);
 }
 
 }  // namespace
 
-void WeightGradient::prepare(const std::vector<Range>& rows) {
+void WeightGradient::prepare(const std::vector<Range>& rows, bool cpu) {
   if (rows_ == &rows) return;
   rows_ = &rows;
   nodes_.clear();
   const Range mine = sharding_.mine();
   for (const Range range : tree_nodes(sharding_.shards, mine)) {
     std::vector<Range> units;
-    cut(range, rows, mine.begin, units);
+    constexpr int64_t kEachAlone = -1;  // a product per shard, in the shard's own shape
+    cut(range, rows, mine.begin, cpu ? kUnitRows : kEachAlone, units);
     Node node;
     node.merges = tree_merges(sharding_.shards, units);
     for (const Range unit : units) node.units.push_back(sharding_.sum_of(unit));
@@ -196,7 +182,7 @@ void WeightGradient::prepare(const std::vector<Range>& rows) {
 
 void WeightGradient::operator()(const at::Tensor& dy, const at::Tensor& x,
                                 const std::vector<Range>& rows, std::vector<at::Tensor>& nodes) {
-  prepare(rows);
+  prepare(rows, x.is_cpu());
   for (size_t k = 0; k < nodes_.size(); ++k) {
     const Node& node = nodes_[k];
     const auto place = [&](size_t depth) -> at::Tensor& {

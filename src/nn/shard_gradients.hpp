@@ -33,7 +33,7 @@ class WeightGradient {
     std::vector<TreeSum> units;  // over shards
     std::vector<int> merges;     // after each unit
   };
-  void prepare(const std::vector<Range>& rows);
+  void prepare(const std::vector<Range>& rows, bool cpu);
 
   Sharding sharding_;
   const std::vector<Range>* rows_ = nullptr;

@@ -2,7 +2,6 @@
 
 #include <ATen/ATen.h>
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
 
 #include "base/log.hpp"
@@ -83,18 +82,6 @@ std::string Checkpointer::computes_with() const {
   return concat(arithmetic(), setting_.placement.device.is_cuda() ? ", CUDA" : "");
 }
 
-namespace {
-
-// What a run without checkpoints has left must not be lost to a new one.
-void refuse_finished(const std::string& path) {
-  if (!std::filesystem::exists(path + "/model.safetensors")) return;
-  throw Error(concat("--resume: '", path, "' holds a model and no checkpoint to go on from; name ",
-                     "another folder with --run.out, or replace the run with --overwrite"),
-              ExitCode::kCannotCreate);
-}
-
-}  // namespace
-
 Checkpointer::Position Checkpointer::resume() {
   Communicator& world = *setting_.runtime.world();
   Checkpoint own = describe_run();
@@ -103,7 +90,15 @@ Checkpointer::Position Checkpointer::resume() {
   agree(world, [&] {
     if (world.rank() != 0) return;
     found = files_.newest();
-    if (!found.checkpoint) return refuse_finished(folder_.path());
+    // What a run without checkpoints has left must not be lost to a new one.
+    if (!found.checkpoint && folder_.has_model()) {
+      throw Error(
+          concat("--resume: '", folder_.path(), "' holds a model and no checkpoint to go on ",
+                 "from; name another folder with --run.out, or replace the run with ",
+                 "--overwrite"),
+          ExitCode::kCannotCreate);
+    }
+    if (!found.checkpoint) return;
     check_same_run(*found.checkpoint, own, found.path);
     position = from_json(found.checkpoint->texts[kPosition], found.path);
   });

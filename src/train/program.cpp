@@ -10,10 +10,11 @@ namespace {
 
 // What the ranks must agree on before one of them stops early or writes.
 std::string flags_text(const CommandLine& line) {
-  return concat("--help: ", line.help, "\n--version: ", line.version,
-                "\n--print-config: ", line.print_config, "\n--dry-run: ", line.dry_run,
-                "\n--overwrite: ", line.overwrite, "\n--resume: ", line.resume,
-                "\n--self-check: ", line.self_check, "\n");
+  std::string text;
+  for_each_flag(line, [&](const char* name, bool value, const char*) {
+    text += concat("--", name, ": ", value, "\n");
+  });
+  return text;
 }
 
 // Each option under its full name, for the message about the ones that differ.
@@ -42,9 +43,9 @@ void print_once(const Runtime& runtime, const std::string& text) {
 }  // namespace
 
 std::optional<CommandLine> read_command_line(Runtime& runtime, int argc, char** argv,
-                                             const std::string& program) {
+                                             const ProgramOptions& program) {
   CommandLine line;
-  agree(*runtime.world(), [&] { line = parse_command_line(argc, argv); });
+  agree(*runtime.world(), [&] { line = parse_command_line(argc, argv, program); });
   agree_same(*runtime.world(), flags_text(line), "the command line");
   if (!line.help && !line.version) return line;
   print_once(runtime, line.help ? help_text(program) : version_text());

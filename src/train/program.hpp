@@ -14,7 +14,7 @@ namespace syncbn {
 /// --version, which rank 0 has then printed. Throws UsageError on all ranks: 64, or 76 if the flags
 /// differ.
 std::optional<CommandLine> read_command_line(Runtime& runtime, int argc, char** argv,
-                                             const std::string& program);
+                                             const ProgramOptions& program);
 
 /// Collective. The text of the configuration file, which rank 0 alone reads and sends, so that all
 /// parse the same; "" without one. With --resume and no --config, line.config becomes the

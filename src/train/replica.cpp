@@ -76,8 +76,7 @@ Replica::Replica(Network& network, const Sharding& sharding, at::ScalarType dtyp
 }
 
 std::vector<at::Tensor> Replica::places(int64_t offset, const std::vector<int64_t>& shape) {
-  int64_t count = 1;
-  for (const int64_t extent : shape) count *= extent;
+  const int64_t count = c10::multiply_integers(shape);
   std::vector<at::Tensor> views;
   for (size_t k = 0; k < node_sums_.size(); ++k) {
     views.push_back(sums_->nodes()[static_cast<int64_t>(k)].narrow(0, offset, count).view(shape));
@@ -117,10 +116,15 @@ std::vector<std::pair<std::string, at::Tensor>> Replica::state_dict() const {
   return entries;
 }
 
+std::string Replica::digests() const {
+  std::string all;
+  for (const auto& entry : state_dict()) all += digest_of(entry.second);
+  return all;
+}
+
 void Replica::check_equal() const {
   const auto entries = state_dict();
-  std::string mine;
-  for (const auto& entry : entries) mine += digest_of(entry.second);
+  const std::string mine = digests();
   const auto all = comm_->gather_text(mine);
   const size_t digits = mine.size() / std::max<size_t>(1, entries.size());
   for (size_t i = 0; i < entries.size(); ++i) {

@@ -54,6 +54,10 @@ class Replica {
   /// the tensors share memory with the model.
   std::vector<std::pair<std::string, at::Tensor>> state_dict() const;
 
+  /// SHA-256 of the bytes of every entry of state_dict(), one after the other, as hexadecimal
+  /// digits.
+  std::string digests() const;
+
   /// Collective. Throws UsageError(kInvariant), naming the first tensor that differs and the ranks
   /// that hold each version of it, unless all ranks hold the same bits of every entry of
   /// state_dict() (by SHA-256).

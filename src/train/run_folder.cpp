@@ -18,8 +18,9 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kLock = ".lock";
+constexpr const char* kModel = "model.safetensors";
 constexpr const char* kFiles[] = {"config.ini", "metadata.json", "metrics.csv", "metrics.jsonl",
-                                  "model.safetensors"};
+                                  kModel};
 
 std::string default_name(const std::string& config) {
   const std::time_t now = std::time(nullptr);
@@ -135,6 +136,10 @@ MetricsFiles::Bytes RunFolder::flush_metrics() const {
   return metrics_->flush();
 }
 
+bool RunFolder::has_model() const {
+  return fs::exists(fs::path(path_) / kModel);
+}
+
 void RunFolder::write(const std::string& name, const std::string& bytes) {
   agree(*runtime_.world(), [&] {
     if (runtime_.rank() == 0) write_file(path_ + "/" + name, bytes);
@@ -146,7 +151,7 @@ void RunFolder::write_metadata(const std::string& json) {
 }
 
 void RunFolder::write_model(const std::string& bytes) {
-  write("model.safetensors", bytes);
+  write(kModel, bytes);
 }
 
 void RunFolder::append(const MetricsRow& row) {

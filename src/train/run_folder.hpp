@@ -26,6 +26,8 @@ class RunFolder {
   RunFolder& operator=(const RunFolder&) = delete;
 
   const std::string& path() const { return path_; }
+  /// Whether a run ended here; rank 0, not collective.
+  bool has_model() const;
   std::string checkpoints() const { return path_ + "/checkpoints"; }
   /// Writes config.ini and opens the metrics files, which keep the rows that a checkpoint counts.
   void begin(const Options& options, MetricsFiles::Bytes keep);

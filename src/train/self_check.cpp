@@ -11,7 +11,6 @@
 #include "base/digest.hpp"
 #include "base/log.hpp"
 #include "comm/arithmetic.hpp"
-#include "comm/watchdog.hpp"
 #include "train/trainer.hpp"
 
 namespace syncbn {
@@ -28,17 +27,6 @@ void take_steps(Trainer& trainer, int64_t count) {
     if (k == 0) trainer.start_epoch(trainer.step() / trainer.steps_per_epoch());
     trainer.train_step(k);
   }
-}
-
-std::string digest_of(Trainer& trainer) {
-  std::vector<at::Tensor> host;
-  std::vector<std::string_view> bytes;
-  for (const auto& entry : trainer.replica().state_dict()) {
-    host.push_back(entry.second.cpu().contiguous());
-    bytes.emplace_back(static_cast<const char*>(host.back().const_data_ptr()),
-                       static_cast<size_t>(host.back().nbytes()));
-  }
-  return sha256(bytes);
 }
 
 // Seconds of a block of steps on all ranks.
@@ -71,7 +59,6 @@ Options synthetic(Options options, int ranks) {
 }  // namespace
 
 void self_check(Runtime& runtime, const Options& asked) {
-  const Watchdog watchdog(concat("rank ", runtime.rank(), "/", runtime.size()), 0);
   const Options options = synthetic(asked, runtime.size());
   validate_for_ranks(options, runtime.size());
   const Placement placement = choose_placement(runtime, options.run.device, options.run.backend);
@@ -92,7 +79,8 @@ void self_check(Runtime& runtime, const Options& asked) {
   const auto check = [&](const std::string& name, const CommPtr& comm) {
     Trainer trainer(comm, options, data, placement.device);
     take_steps(trainer, kSteps);
-    for (const std::string& digest : runtime.world()->gather_text(digest_of(trainer))) {
+    for (const std::string& digest :
+         runtime.world()->gather_text(sha256({trainer.replica().digests()}))) {
       digests.push_back(digest);
       names.push_back(name);
     }

@@ -147,37 +147,33 @@ std::optional<Score> Trainer::train_epoch(int64_t epoch) {
     if (on_progress_) on_progress_("training", step_);
     if (after_step_ && !after_step_(looks)) return std::nullopt;
   }
+  int64_t samples = 0;
+  for (int64_t k = 0; k < end - first; ++k) samples += sampler_.batch_size(k);
+  const auto correct = summed_correct().item<int64_t>();
+  return Score{epoch_loss_.item<double>(), correct, samples};
+}
+
+at::Tensor Trainer::summed_correct() {
   at::Tensor correct = epoch_correct_.sum().to(at::kLong);
   comm_->all_reduce(correct);
   comm_->wait(device_);
-  int64_t samples = 0;
-  for (int64_t k = 0; k < end - first; ++k) samples += sampler_.batch_size(k);
-  return Score{epoch_loss_.item<double>(), correct.item<int64_t>(), samples};
+  return correct;
 }
 
 NamedTensors Trainer::state() {
   NamedTensors state = replica_.state_dict();
   for (const auto& [name, value] : optimizer_.state())
     state.emplace_back("optimizer." + name, value);
-  at::Tensor correct = epoch_correct_.sum().to(at::kLong);
-  comm_->all_reduce(correct);
-  comm_->wait(device_);
   state.emplace_back("epoch.loss", epoch_loss_);
-  state.emplace_back("epoch.correct", correct);
+  state.emplace_back("epoch.correct", summed_correct());
   return state;
 }
 
 void Trainer::restore(const NamedTensors& state, int64_t step) {
   const std::map<std::string, at::Tensor> found(state.begin(), state.end());
-  for (auto& [name, value] : this->state()) {
-    at::Tensor& to = name == "epoch.correct" ? epoch_correct_ : value;
-    if (name == "epoch.correct") {
-      to.zero_();
-      if (comm_->rank() == 0) to[0].copy_(found.at(name));
-    } else {
-      to.copy_(found.at(name));
-    }
-  }
+  for (auto& [name, value] : this->state()) value.copy_(found.at(name));
+  epoch_correct_.zero_();  // of all ranks, which rank 0 now holds
+  if (comm_->rank() == 0) epoch_correct_[0].copy_(found.at("epoch.correct"));
   optimizer_.set_steps(step);
   step_ = step;
   summed_epoch_ = step == 0 ? -1 : (step - 1) / steps_per_epoch();

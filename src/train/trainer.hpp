@@ -105,6 +105,8 @@ class Trainer {
   // labels_.
   const at::Tensor& forward_only(BatchGather& gather, int64_t first, StepContext& context);
   void begin_epoch(int64_t epoch);
+  // Collective. (): the samples of the epoch so far that were classified rightly, on all ranks.
+  at::Tensor summed_correct();
   void check_finite(double loss, const char* which) const;
   void pace();
 
