@@ -47,7 +47,7 @@ class Gather : public testing::TestWithParam<std::tuple<at::ScalarType, std::str
 };
 INSTANTIATE_TEST_SUITE_P(, Gather,
                          testing::Combine(testing::Values(at::kFloat, at::kDouble),
-                                          testing::Values("unit", "half", "standard")));
+                                          testing::Values("unit", "half", "standard", "binary")));
 
 TEST_P(Gather, RowsAreTheScaledSamples) {
   const std::vector<int64_t> samples = {3, 0, 66, 3, 41};
@@ -61,7 +61,8 @@ TEST_P(Gather, RowsAreTheScaledSamples) {
     EXPECT_EQ(labels.data_ptr<int64_t>()[i], (7 * row) % kClasses);
     for (int64_t p = 0; p < kPixels; ++p) {
       const double byte = split_.images.data_ptr<uint8_t>()[row * kPixels + p];
-      const double expected = (byte / 255 - scale().shift) / scale().divisor;
+      double expected = (byte / 255 - scale().shift) / scale().divisor;
+      if (scale().binary) expected = byte / 255 > 0.5 ? 1 : 0;
       ASSERT_NEAR(x.data_ptr<double>()[i * kPixels + p], expected, tolerance);
     }
   }
@@ -111,6 +112,8 @@ TEST_P(Gather, TensorsThatDoNotFitAreRefused) {
 
 TEST(PixelScale, KnowsItsNames) {
   EXPECT_EQ(pixel_scale("half").shift, 0.5);
+  EXPECT_FALSE(pixel_scale("half").binary);
+  EXPECT_TRUE(pixel_scale("binary").binary);
   EXPECT_THROW(pixel_scale("unitt"), Error);
 }
 

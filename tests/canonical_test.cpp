@@ -65,6 +65,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"UnionOfShards", {{"norm.batch", "24"}}},
                     Case{"PieceOfAShard", {{"norm.batch", "3"}, {"train.drop_last", "true"}}},
                     Case{"AcrossShards", {{"norm.batch", "8"}}},
+                    Case{"Regrouped", {{"norm.batch", "8"}, {"seed.grouping", "5"}}},
                     Case{"Recomputed", {{"norm.eval", "recomputed"}}},
                     Case{"ByBatch", {{"norm.eval", "batch"}, {"norm.batch", "16"}}},
                     Case{"LayerNorm", {{"norm.kind", "layer"}, {"train.optimizer", "adamw"}}},

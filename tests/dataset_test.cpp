@@ -172,12 +172,27 @@ TEST_F(DatasetTest, AFractionSplitsTheLimitedTrainingSet) {
   expect_same_everywhere(text_of(data.train.rows) + "|" + text_of(data.validation.rows));
 }
 
+TEST_F(DatasetTest, TheTestImagesAreAlwaysThere) {
+  const Dataset whole = load();
+  EXPECT_EQ(whole.test.size(), kTest);
+  EXPECT_EQ(whole.validation.rows, whole.test.rows);
+  EXPECT_EQ(whole.validation.images.const_data_ptr(), whole.test.images.const_data_ptr());
+  options_.data.validation = "0.25";
+  const Dataset split = load();
+  EXPECT_NE(split.validation.images.const_data_ptr(), split.test.images.const_data_ptr());
+  EXPECT_EQ(split.test.rows, whole.test.rows);
+  EXPECT_TRUE(at::equal(split.test.images, whole.test.images));
+  EXPECT_TRUE(at::equal(split.test.labels, whole.test.labels));
+}
+
 TEST_F(DatasetTest, TheSeedChoosesTheFraction) {
   options_.data.validation = "0.5";
   const auto first = load().validation.rows, again = load().validation.rows;
   EXPECT_EQ(first, again);
   options_.run.seed = 6;
   EXPECT_NE(load().validation.rows, first);
+  options_.seed.split = 5;
+  EXPECT_EQ(load().validation.rows, first);
 }
 
 TEST_F(DatasetTest, AnEmptySplitIsRefused) {

@@ -145,6 +145,69 @@ TEST(Evaluation, RecomputedStatisticsAreThoseOfTheTrainingSet) {
   }
 }
 
+TEST(Evaluation, ScoresTheFirstSamplesOfAnySplit) {
+  const Job job = job_with({{"data.validation", "0.3"}, {"norm.batch", "8"}});
+  Trainer trainer = job.trainer();
+  train(trainer, 1);
+  Recount recount(trainer);
+  const Dataset& data = *job.data;
+  for (const Split* split : {&data.train, &data.validation, &data.test}) {
+    for (const int64_t samples : {40, 72, -1}) {
+      SCOPED_TRACE(samples);
+      Split part = *split;
+      if (samples > 0) part.rows.resize(samples);
+      expect_equal(trainer.score(*split, Statistics::kRunning, samples),
+                   score_of(recount.logits(inputs_of(part), false), part), 1e-12);
+      std::vector<at::Tensor> logits;
+      for (const at::Tensor& batch : inputs_of(part).split(32)) {
+        for (const at::Tensor& rows : batch.split(8)) logits.push_back(recount.logits(rows, true));
+      }
+      expect_equal(trainer.score(*split, Statistics::kBatch, samples),
+                   score_of(at::cat(logits), part), 1e-12);
+    }
+  }
+}
+
+// 97 samples in batches of 32 leave one over; it is normalised with the 31 before it.
+TEST(Evaluation, ALastSampleIsNotAlone) {
+  const Job job = job_with();
+  Trainer trainer = job.trainer();
+  train(trainer, 1);
+  Recount recount(trainer);
+  Split part = job.data->test;
+  part.rows.resize(97);
+  const at::Tensor inputs = inputs_of(part);
+  std::vector<at::Tensor> logits;
+  for (int64_t first = 0; first < 96; first += 32) {
+    logits.push_back(recount.logits(inputs.narrow(0, first, 32), true));
+  }
+  logits.push_back(recount.logits(inputs.narrow(0, 65, 32), true).narrow(0, 31, 1));
+  expect_equal(trainer.score(job.data->test, Statistics::kBatch, 97),
+               score_of(at::cat(logits), part), 1e-12);
+  EXPECT_TRUE(std::isfinite(trainer.score(job.data->test, Statistics::kBatch, 1).loss_sum));
+}
+
+TEST(Evaluation, StatisticsOfTheFirstSamplesAndBack) {
+  const Job job = job_with({{"norm.batch", "8"}});
+  Trainer trainer = job.trainer();
+  train(trainer, 1);
+  const State before = copy_of(trainer);
+  const std::vector<at::Tensor> kept = trainer.running_statistics();
+  Recount recount(trainer);
+  Split part = job.data->train;
+  part.rows.resize(100);
+  recount.recompute(inputs_of(part), 32, 8, /*unbiased=*/true);
+  trainer.recompute_statistics(100);
+  for (size_t layer : {1, 4}) {
+    for (const char* name : {"running_mean", "running_var"}) {
+      Recount now(trainer);
+      expect_close(now.entry(layer, name), recount.entry(layer, name), 1e-12, name);
+    }
+  }
+  trainer.set_running_statistics(kept);
+  EXPECT_EQ(largest_difference(copy_of(trainer), before), 0);
+}
+
 TEST(Evaluation, RefusesASplitOfOtherData) {
   const Job job = job_with();
   Trainer trainer = job.trainer();

@@ -35,7 +35,8 @@ std::ostream& operator<<(std::ostream& out, const Case& c) {
 // A network with what belongs around it, on this rank alone.
 struct Bench {
   explicit Bench(const Case& c)
-      : network(model(c), norm(c), {kInputs, kClasses, kRows + 3, at::kDouble, test_device()}, 3),
+      : network(model(c), norm(c), {kInputs, kClasses, kRows + 3, at::kDouble, test_device()},
+                {3, 3}),
         alone(test_runtime().world()->split(test_runtime().rank(), 0)),
         replica(network, sharding, at::kDouble, test_device(), alone),
         grouping(alone, sharding, kRows),

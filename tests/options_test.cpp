@@ -55,6 +55,11 @@ const std::map<std::string, std::string>& other_values() {
       {"train.weight_decay", "0.0025"},
       {"train.clip", "1"},
       {"train.drop_last", "true"},
+      {"seed.init", "9223372036854775807"},
+      {"seed.order", "0"},
+      {"seed.noise", "3"},
+      {"seed.split", "4"},
+      {"seed.grouping", "5"},
       {"run.seed", "9223372036854775807"},
       {"run.out", "runs/a = b; c"},
       {"run.device", "cpu"},
@@ -221,12 +226,35 @@ const std::vector<BadValue>& bad_values() {
       {"data.validation", "1", "fraction"},
       {"data.validation", "train", "fraction"},
       {"data.validation", "nan", "fraction"},
+      {"data.scale", "binary_", "unit | half | standard | binary"},
+      {"seed.order", "-2", "from -1"},
+      {"seed.grouping", "-2", "from -1"},
       {"run.seed", "-1", "from 0"},
       {"run.shards", "0", "from 1 to 4096"},
       {"run.threads", "4097", "from 0 to 4096"},
       {"run.timeout", "-1", "from 0"},
   };
   return table;
+}
+
+TEST(Options, AStreamsOwnSeedComesBeforeTheRuns) {
+  Options options;
+  options.run.seed = 7;
+  const std::vector<std::pair<Stream, std::string>> streams = {
+      {Stream::kInit, "seed.init"},
+      {Stream::kOrder, "seed.order"},
+      {Stream::kDropout, "seed.noise"},
+      {Stream::kSplit, "seed.split"},
+      {Stream::kGrouping, "seed.grouping"}};
+  for (const auto& [stream, key] : streams) {
+    EXPECT_EQ(seed_of(options, stream), 7u) << key;
+    Options own = options;
+    set_option(own, key, "0");
+    for (const auto& [other, name] : streams) {
+      EXPECT_EQ(seed_of(own, other), name == key ? 0u : 7u) << key << ", asked for " << name;
+    }
+  }
+  EXPECT_EQ(seed_of(options, Stream::kSynthetic), 7u);
 }
 
 // Each in the file (78, with the line) and on the command line (64).

@@ -201,7 +201,7 @@ std::string table_of(const std::string& kind) {
   norm.kind = kind;
   norm.position = "post";
   norm.output = true;
-  return Network(model, norm, {784, 10, /*capacity=*/1, at::kFloat, at::kCPU}, 1).table();
+  return Network(model, norm, {784, 10, /*capacity=*/1, at::kFloat, at::kCPU}, {1, 1}).table();
 }
 
 void expect_line(const std::string& table, const std::vector<std::string>& words) {

@@ -105,6 +105,32 @@ TEST(Sampler, BatchSizeChangesNoOrder) {
   EXPECT_EQ(epoch_of(small, 3), epoch_of(large, 3));
 }
 
+TEST(Sampler, GroupingDealsABatchsOwnSamplesAnew) {
+  BatchSampler plain(103, 20, 1, false), dealt(103, 20, 1, false, 8), again(103, 20, 1, false, 8),
+      other(103, 20, 1, false, 9);
+  for (const int64_t epoch : {0, 5}) {
+    std::vector<std::vector<int64_t>> places;
+    for (BatchSampler* sampler : {&plain, &dealt, &again, &other}) sampler->start_epoch(epoch);
+    for (int64_t step = 0; step < plain.steps_per_epoch(); ++step) {
+      auto expected = batch_of(plain, step), batch = batch_of(dealt, step);
+      EXPECT_EQ(batch, batch_of(again, step));
+      if (batch.size() > 3) {
+        EXPECT_NE(batch, expected);
+        EXPECT_NE(batch, batch_of(other, step));
+        std::vector<int64_t> place;
+        for (const int64_t sample : batch) {
+          place.push_back(std::find(expected.begin(), expected.end(), sample) - expected.begin());
+        }
+        for (const auto& before : places) EXPECT_NE(place, before) << "one permutation for all";
+        places.push_back(place);
+      }
+      std::sort(expected.begin(), expected.end());
+      std::sort(batch.begin(), batch.end());
+      EXPECT_EQ(batch, expected);
+    }
+  }
+}
+
 TEST(Sampler, MisuseIsFound) {
   BatchSampler sampler(10, 4, 1, false);
   EXPECT_THROW(sampler.samples(0, {0, 4}), Error) << "before the first epoch";

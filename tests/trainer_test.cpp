@@ -87,12 +87,42 @@ TEST(Trainer, WhatMattersChangesTheResult) {
   train(reference);
   const State expected = copy_of(reference);
   for (const Settings& settings : {Settings{{"run.seed", "2"}}, Settings{{"norm.batch", "16"}},
-                                   Settings{{"model.dropout", "0.1"}}}) {
+                                   Settings{{"model.dropout", "0.1"}}, Settings{{"seed.init", "2"}},
+                                   Settings{{"seed.order", "2"}}}) {
     const Job other = job.with(settings);
     Trainer trainer = other.trainer();
     train(trainer);
     EXPECT_GT(largest_difference(copy_of(trainer), expected), 1e-3)
         << testing::PrintToString(settings);
+  }
+}
+
+TEST(Trainer, SeedsOfStreamsStandInForTheRuns) {
+  const Job job = job_with({{"model.dropout", "0.3"}, {"norm.batch", "8"}});
+  const Settings streams = {
+      {"run.seed", "9"}, {"seed.init", "1"}, {"seed.order", "1"}, {"seed.noise", "1"}};
+  const Job same = job.with(streams), noise = same.with({{"seed.noise", "2"}});
+  Trainer trainer = job.trainer(), other = same.trainer(), noisy = noise.trainer();
+  for (Trainer* each : {&trainer, &other, &noisy}) train(*each);
+  expect_equal(copy_of(other), copy_of(trainer), 0);
+  EXPECT_GT(largest_difference(copy_of(noisy), copy_of(trainer)), 1e-3);
+}
+
+// The batch, and so its gradient, stays; groups smaller than the batch hold other samples.
+TEST(Trainer, GroupingChangesTheGroupsAlone) {
+  for (const auto& [norm_batch, changes] : {std::pair{"global", false}, std::pair{"8", true}}) {
+    SCOPED_TRACE(norm_batch);
+    const Job job = job_with({{"norm.batch", norm_batch}});
+    Trainer plain = job.trainer(), dealt = job.with({{"seed.grouping", "4"}}).trainer();
+    train(plain);
+    train(dealt);
+    const double difference = largest_difference(copy_of(dealt), copy_of(plain));
+    if (changes) {
+      EXPECT_GT(difference, 1e-3);
+    } else {
+      EXPECT_GT(difference, 0) << "not dealt anew at all";
+      EXPECT_LT(difference, kRounding);
+    }
   }
 }
 
@@ -156,6 +186,36 @@ TEST(Trainer, TellsItsProgressAndItsTimes) {
   EXPECT_EQ(row.rank_peak_memory_bytes.size(), static_cast<size_t>(world()->size()));
   EXPECT_GT(row.peak_memory_bytes, int64_t{1} << 20);
   EXPECT_EQ(trainer.take_times().forward, 0) << "measure did not take the times";
+}
+
+// Two norm layers of 12 and 9 features: 2C+1 numbers forward, 2C backward, in float64.
+TEST(Trainer, CountsItsTraffic) {
+  const int64_t ranks = world()->size(), steps = 10;
+  const Job job = job_with();
+  for (const bool canonical : {true, false}) {
+    Trainer trainer = job.with({{"run.reduce", canonical ? "canonical" : "fast"}}).trainer();
+    trainer.take_times();
+    train(trainer, 1);
+    const StepTimes times = trainer.take_times();
+    if (ranks == 1) {
+      EXPECT_EQ(times.norm_traffic.calls + times.gradient_traffic.calls, 0);
+      EXPECT_EQ(times.norm_traffic.bytes + times.gradient_traffic.bytes, 0);
+      continue;
+    }
+    EXPECT_EQ(times.norm_traffic.calls, steps * 4);
+    const int64_t one_slot = (2 * 12 + 1 + 2 * 12 + 2 * 9 + 1 + 2 * 9) * 8;
+    EXPECT_GE(times.norm_traffic.bytes, steps * one_slot);
+    EXPECT_EQ(times.norm_traffic.bytes % one_slot, 0);
+    const int64_t gradient = trainer.replica().gradients().numel() * 8;
+    EXPECT_GE(times.gradient_traffic.bytes, steps * gradient);
+    if (!canonical) {
+      EXPECT_EQ(times.gradient_traffic.calls, steps);
+      EXPECT_LT(times.gradient_traffic.bytes, steps * (gradient + 64 * 8));
+    } else {
+      EXPECT_GE(times.gradient_traffic.calls, steps * 2);
+    }
+    EXPECT_EQ(trainer.take_times().gradient_traffic.calls, 0);
+  }
 }
 
 TEST(Trainer, AFlippedBitIsFound) {
@@ -269,6 +329,9 @@ TEST(Trainer, RefusesABatchThatDoesNotSuitTheData) {
   expect_refused(job, {{"norm.batch", "local"}, {"train.batch", ranks}}, {"norm.batch = local"});
   const Job dropped = job.with({{"train.batch", "100"}, {"train.drop_last", "true"}});
   EXPECT_EQ(dropped.trainer().steps_per_epoch(), 3);
+  EXPECT_NO_THROW(check_options(dropped.options, 301, 1));
+  expect_error([&] { check_options(dropped.options, 99, 1); }, ExitCode::kUsage,
+               {"train.batch", "100", "99"});
   const Job without = job.with({{"train.batch", "100"}, {"norm.kind", "none"}});
   EXPECT_EQ(without.trainer().steps_per_epoch(), 4);
 }

@@ -71,6 +71,26 @@ Sharding make_sharding(const RunOptions& options, int rank, int ranks) {
   return {canonical ? options.shards : ranks, rank, ranks, canonical};
 }
 
+uint64_t seed_of(const Options& options, Stream stream) {
+  const auto own = [&] {
+    switch (stream) {
+      case Stream::kInit:
+        return options.seed.init;
+      case Stream::kOrder:
+        return options.seed.order;
+      case Stream::kDropout:
+        return options.seed.noise;
+      case Stream::kSplit:
+        return options.seed.split;
+      case Stream::kGrouping:
+        return options.seed.grouping;
+      default:
+        return int64_t{-1};
+    }
+  }();
+  return static_cast<uint64_t>(own < 0 ? options.run.seed : own);
+}
+
 int64_t global_batch(const TrainOptions& options, int ranks) {
   return options.batch_per_rank > 0 ? options.batch_per_rank * ranks : options.batch;
 }

@@ -16,6 +16,7 @@
 
 #include "base/error.hpp"
 #include "base/options_table.hpp"
+#include "base/random.hpp"
 #include "base/sharding.hpp"
 
 namespace syncbn {
@@ -24,7 +25,7 @@ struct DataOptions {
   std::string name = "mnist";       // mnist | fashion-mnist | synthetic
   std::string dir;                  // empty: $SYNCBN_MNIST_DIR, else data/<name>
   int64_t limit = 0;                // 0: all
-  std::string scale = "unit";       // unit | half | standard
+  std::string scale = "unit";       // unit | half | standard | binary
   std::string validation = "test";  // test | a fraction in (0, 1)
 };
 
@@ -69,6 +70,11 @@ struct TrainOptions {
   bool drop_last = false;
 };
 
+/// Seeds of single random streams; −1: run.seed (of `grouping`: see its help).
+struct SeedOptions {
+  int64_t init = -1, order = -1, noise = -1, split = -1, grouping = -1;
+};
+
 struct RunOptions {
   int64_t seed = 1;
   std::string out;                   // empty: runs/<config>-<time>
@@ -90,6 +96,7 @@ struct Options {
   ModelOptions model;
   NormOptions norm;
   TrainOptions train;
+  SeedOptions seed;
   RunOptions run;
 
   /// Keys that were given a value by a file, a command line or a sweep.
@@ -106,7 +113,8 @@ void for_each_option(O& o, F&& f) {
   f("data.dir", o.data.dir, "folder of the four IDX files [$SYNCBN_MNIST_DIR, else data/<name>]");
   f("data.limit", o.data.limit, "use the first n training samples only (0: all)");
   f("data.scale", o.data.scale,
-    "pixel scaling: unit (x/255) | half ((x/255-0.5)/0.5) | standard (MNIST mean and deviation)");
+    "pixel scaling: unit (x/255) | half ((x/255-0.5)/0.5) | standard (MNIST mean and deviation) | "
+    "binary (1 where x/255 > 0.5, else 0)");
   f("data.validation", o.data.validation,
     "what is validated on: test, or a fraction of the training set (chosen by the seed)");
   f("model.hidden", o.model.hidden, "sizes of the hidden layers, with commas");
@@ -154,7 +162,14 @@ void for_each_option(O& o, F&& f) {
     "L2 penalty (sgd, adam) or decoupled decay (adamw), on all parameters");
   f("train.clip", o.train.clip, "largest norm of the gradient; longer ones are scaled (0: off)");
   f("train.drop_last", o.train.drop_last, "drop the short last batch of an epoch: true | false");
-  f("run.seed", o.run.seed, "seed of weights, order, dropout and splits");
+  f("seed.init", o.seed.init, "seed of the initial weights (-1: run.seed)");
+  f("seed.order", o.seed.order, "seed of the order of samples (-1: run.seed)");
+  f("seed.noise", o.seed.noise, "seed of dropout's masks (-1: run.seed)");
+  f("seed.split", o.seed.split, "seed of data.validation's fraction (-1: run.seed)");
+  f("seed.grouping", o.seed.grouping,
+    "seed by which each batch's samples are dealt to the groups of norm.batch anew (-1: groups are "
+    "consecutive samples)");
+  f("run.seed", o.run.seed, "seed of weights, order, dropout, splits and synthetic data");
   f("run.out", o.run.out, "the run's folder [runs/<config>-<time>]");
   f("run.device", o.run.device, "auto | cpu | cuda");
   f("run.backend", o.run.backend, "auto | mpi | nccl");
@@ -201,6 +216,10 @@ void validate_for_ranks(const Options& options, int ranks);
 
 /// How batches are cut into shards and shards dealt to ranks; ranks ≤ run.shards if canonical.
 Sharding make_sharding(const RunOptions& options, int rank, int ranks);
+
+/// The seed of one random stream: its own in [seed] where that has one and it is set, else
+/// run.seed.
+uint64_t seed_of(const Options& options, Stream stream);
 
 /// B for `ranks` ranks: train.batch, or batch_per_rank × ranks.
 int64_t global_batch(const TrainOptions& options, int ranks);

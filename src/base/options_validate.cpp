@@ -73,7 +73,7 @@ void check_data(const Checker& check, const DataOptions& data) {
   check.word("data.name", data.name, {"mnist", "fashion-mnist", "synthetic"});
   check.path("data.dir", data.dir);
   check.whole("data.limit", data.limit, 0, kMaxBatch);
-  check.word("data.scale", data.scale, {"unit", "half", "standard"});
+  check.word("data.scale", data.scale, {"unit", "half", "standard", "binary"});
   check.holds(data.validation == "test" || validation_fraction(data), "data.validation",
               "test, or a fraction above 0 and below 1");
 }
@@ -139,6 +139,15 @@ void check_rate(const Checker& check, const TrainOptions& train) {
   check.number("train.gamma", train.gamma, train.gamma > 0, "a number above 0");
 }
 
+void check_seed(const Checker& check, const SeedOptions& seed) {
+  constexpr int64_t kLargest = std::numeric_limits<int64_t>::max();
+  check.whole("seed.init", seed.init, -1, kLargest);
+  check.whole("seed.order", seed.order, -1, kLargest);
+  check.whole("seed.noise", seed.noise, -1, kLargest);
+  check.whole("seed.split", seed.split, -1, kLargest);
+  check.whole("seed.grouping", seed.grouping, -1, kLargest);
+}
+
 void check_run(const Checker& check, const RunOptions& run) {
   check.whole("run.seed", run.seed, 0, std::numeric_limits<int64_t>::max());
   check.path("run.out", run.out);
@@ -182,6 +191,7 @@ void validate(const Options& options) {
   check.whole("train.max_steps", options.train.max_steps, -1, kMaxSteps);
   check_optimizer(check, options.train);
   check_rate(check, options.train);
+  check_seed(check, options.seed);
   check_run(check, options.run);
 }
 

@@ -14,7 +14,15 @@
 namespace syncbn {
 
 /// What random numbers are for. Streams never share numbers; the values are part of the results.
-enum class Stream : uint32_t { kInit = 1, kOrder = 2, kDropout = 3, kSplit = 4, kSynthetic = 5 };
+enum class Stream : uint32_t {
+  kInit = 1,
+  kOrder = 2,
+  kDropout = 3,
+  kSplit = 4,
+  kSynthetic = 5,
+  kGrouping = 6,
+  kProbe = 7
+};
 
 /// Four 32-bit numbers from a 128-bit counter and a 64-bit key.
 std::array<uint32_t, 4> philox4x32(std::array<uint32_t, 4> counter, std::array<uint32_t, 2> key);

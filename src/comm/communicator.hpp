@@ -27,6 +27,16 @@ namespace syncbn {
 
 enum class ReduceOp { kSum, kMax, kMin };
 
+/// What a rank hands to collectives.
+struct Traffic {
+  int64_t calls = 0, bytes = 0;
+  Traffic& operator+=(const Traffic& other) {
+    calls += other.calls;
+    bytes += other.bytes;
+    return *this;
+  }
+};
+
 class Communicator;
 class DeviceMark;
 using CommPtr = std::shared_ptr<Communicator>;

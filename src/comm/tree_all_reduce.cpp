@@ -66,6 +66,14 @@ void TreeAllReduce::run() {
   comm_->all_gather(slice_, all);
 }
 
+Traffic TreeAllReduce::traffic() const {
+  if (comm_->size() == 1) return {};
+  const auto row = static_cast<int64_t>(padded_[0].nbytes());
+  if (!canonical_) return {1, row};
+  const int64_t rows = padded_.size(0);
+  return {rows + 1, rows * row + static_cast<int64_t>(slice_.nbytes())};
+}
+
 void TreeAllReduce::finish_slice() {
   const int64_t slice = slice_.numel();
   at::Tensor rows = received_.flatten(0, 1);

@@ -30,6 +30,8 @@ class TreeAllReduce {
   /// Collective. Sums into row 0 of nodes() on every rank; the other rows are not kept. Same bits
   /// on every rank.
   void run();
+  /// Of this rank in each run(); none on one rank.
+  Traffic traffic() const;
 
  private:
   void finish_slice();

@@ -16,7 +16,8 @@ constexpr int64_t kParallelPixels = 1 << 15;  // below this, a thread costs more
 at::Tensor scale_table(PixelScale scale, at::ScalarType dtype) {
   at::Tensor table = at::empty({256}, at::kDouble);
   for (int byte = 0; byte < 256; ++byte) {
-    table.data_ptr<double>()[byte] = (byte / 255.0 - scale.shift) / scale.divisor;
+    const double value = (byte / 255.0 - scale.shift) / scale.divisor;
+    table.data_ptr<double>()[byte] = scale.binary ? (value > 0 ? 1.0 : 0.0) : value;
   }
   return table.to(dtype);
 }
@@ -70,8 +71,9 @@ struct BatchGather::Staging {
 PixelScale pixel_scale(const std::string& name) {
   if (name == "unit") return {0, 1};
   if (name == "half") return {0.5, 0.5};
-  SYNCBN_CHECK(name == "standard", "unknown data.scale ", name);
-  return {0.1307, 0.3081};
+  if (name == "standard") return {0.1307, 0.3081};
+  SYNCBN_CHECK(name == "binary", "unknown data.scale ", name);
+  return {0.5, 1, /*binary=*/true};
 }
 
 BatchGather::BatchGather(const Split& split, PixelScale scale, int64_t capacity,

@@ -177,9 +177,8 @@ Manifest load_arrays(Runtime& runtime, const Options& options, Arrays& arrays) {
   std::string mine;
   agree(*runtime.world(), [&] {
     if (!leader) return;
-    arrays = options.data.name == "synthetic"
-                 ? make_synthetic(static_cast<uint64_t>(options.run.seed))
-                 : read_files(options.data);
+    arrays = options.data.name == "synthetic" ? make_synthetic(seed_of(options, Stream::kSynthetic))
+                                              : read_files(options.data);
     mine = Manifest::write(arrays);
   });
   const std::string first = runtime.world()->gather_text(mine).front();  // rank 0 leads its node
@@ -238,7 +237,7 @@ Split take_fraction(const Options& options, double fraction, Split& train) {
                               " samples for training and ", taken, " for validation"));
   }
   const auto order =
-      RandomStream(static_cast<uint64_t>(options.run.seed), Stream::kSplit, 0).permutation(n);
+      RandomStream(seed_of(options, Stream::kSplit), Stream::kSplit, 0).permutation(n);
   Split validation{train.images, train.labels, {}};
   std::vector<bool> chosen(static_cast<size_t>(n));
   for (int64_t i = 0; i < taken; ++i)
@@ -282,9 +281,9 @@ Dataset load_dataset(Runtime& runtime, const Options& options) {
   }
   data.train = share_split(runtime, manifest, arrays, 0);
   apply_limit(options, data.train);
+  data.test = share_split(runtime, manifest, arrays, 2);
   const auto fraction = validation_fraction(options.data);
-  data.validation = fraction ? take_fraction(options, *fraction, data.train)
-                             : share_split(runtime, manifest, arrays, 2);
+  data.validation = fraction ? take_fraction(options, *fraction, data.train) : data.test;
   return data;
 }
 

@@ -28,6 +28,7 @@ struct Split {
 struct Dataset {
   std::string name;
   Split train, validation;
+  Split test;  ///< the test images, whatever is validated on
   /// File name → SHA-256 of its uncompressed bytes, for the run's metadata; empty for synthetic.
   std::map<std::string, std::string> digests;
   /// One line for the log when something about the data needs saying (an unknown digest), else
@@ -44,19 +45,22 @@ struct Dataset {
 ///   synthetic    10 noisy class prototypes made from run.seed, 2,000 training and 500 test samples
 ///                of 28×28, learnable and the same everywhere
 ///   data.limit   the first n training samples only (0: all), before any split
-///   validation   "test": the test set; a fraction f in (0, 1): round(f·n) training samples chosen
-///                by a permutation of (run.seed, Stream::kSplit), the rest for training
+///   validation   "test": the test set, in the same memory; a fraction f in (0, 1): round(f·n)
+///                training samples chosen by a permutation of (seed.split, Stream::kSplit), the
+///                rest for training
 /// Throws UsageError on all ranks: 66 (a file is missing: says which, where, and how to get it), 65
 /// (damaged, label over 9 with its index, image and label counts differ, no images), 76 (nodes see
 /// different content), 64 or 78 (data.limit exceeds the set; data.validation leaves a split empty).
 Dataset load_dataset(Runtime& runtime, const Options& options);
 
-/// Pixel scaling y = (x/255 − shift) / divisor.
+/// Pixel scaling y = (x/255 − shift) / divisor; `binary`: then 1 where that is above 0, else 0.
 struct PixelScale {
   double shift = 0, divisor = 1;
+  bool binary = false;
 };
-/// unit: x/255 · half: (x/255 − 0.5)/0.5 · standard: MNIST's training mean 0.1307 and deviation
-/// 0.3081 (of x/255, computed over the 60,000 training images; a test recomputes them).
+/// unit: x/255 · binary: 1 where x/255 > 0.5, else 0 · half: (x/255 − 0.5)/0.5 · standard: MNIST's
+/// training mean 0.1307 and deviation 0.3081 (of x/255, computed over the 60,000 training images; a
+/// test recomputes them).
 PixelScale pixel_scale(const std::string& name);
 
 /// Copies batches out of a split, scaling as it goes: one pass, no allocation after construction.

@@ -24,9 +24,11 @@ enum class Statistics {
   kRunning  ///< the running averages; no communication
 };
 
-/// Seconds that one rank spent, by what for; filled by whoever does it.
+/// Seconds that one rank spent, by what for, and what it handed to collectives; filled by whoever
+/// does it.
 struct StepTimes {
   double data = 0, forward = 0, backward = 0, norm_comm = 0, gradient_comm = 0, optimizer = 0;
+  Traffic norm_traffic, gradient_traffic;
 };
 
 /// What a layer may need to know about the step; the same on all ranks but for `rows`.

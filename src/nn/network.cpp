@@ -37,12 +37,13 @@ int64_t fixed_parameters(const Layer& layer) {
 }  // namespace
 
 Network::Network(const ModelOptions& model, const NormOptions& norm, const NetworkShape& shape,
-                 uint64_t seed)
+                 const NetworkSeeds& seeds)
     : shape_(shape) {
   int64_t features = shape.inputs;
   const auto add_linear = [&](int64_t out) {
     const auto index = static_cast<uint64_t>(layers_.size());
-    add(std::make_unique<Linear>(features, out, initial_linear(features, out, model, seed, index)));
+    add(std::make_unique<Linear>(features, out,
+                                 initial_linear(features, out, model, seeds.init, index)));
     features = out;
   };
   for (const int64_t hidden : parse_sizes("model.hidden", model.hidden)) {
@@ -50,7 +51,7 @@ Network::Network(const ModelOptions& model, const NormOptions& norm, const Netwo
     add_norm_and_activation(model, norm, hidden);
     if (model.dropout > 0) {
       const auto index = static_cast<uint64_t>(layers_.size());
-      add(std::make_unique<Dropout>(hidden, model.dropout, seed, index));
+      add(std::make_unique<Dropout>(hidden, model.dropout, seeds.dropout, index));
     }
   }
   add_linear(shape.classes);
@@ -117,10 +118,12 @@ at::Tensor& Network::forward(const StepContext& context) {
   return value_views_.back();
 }
 
-void Network::backward(const StepContext& context) {
+void Network::backward(const StepContext& context, const Look& look) {
   for (size_t i = layers_.size(); i-- > 0;) {
+    if (look) look(i, false);
     layers_[i]->backward(value_views_[i], value_views_[i + 1], gradient_views_[i + 1],
                          gradient_views_[i], context);
+    if (look) look(i, true);
   }
 }
 

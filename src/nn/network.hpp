@@ -8,6 +8,7 @@
 // Buffers are made once for `capacity` rows; a call works on the first n ≤ capacity of them.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -25,11 +26,15 @@ struct NetworkShape {
   at::Device device = at::kCPU;
 };
 
+struct NetworkSeeds {
+  uint64_t init = 0, dropout = 0;
+};
+
 class Network {
  public:
-  /// Initial weights are a pure function of the options and `seed`.
+  /// Initial weights are a pure function of the options and seeds.init.
   Network(const ModelOptions& model, const NormOptions& norm, const NetworkShape& shape,
-          uint64_t seed);
+          const NetworkSeeds& seeds);
 
   const std::vector<std::unique_ptr<Layer>>& layers() const { return layers_; }
   /// The batch-norm layers among them, in order.
@@ -42,8 +47,16 @@ class Network {
   at::Tensor& forward(const StepContext& context);
   /// The buffer (n, classes) for the gradient of the logits, to fill before backward.
   at::Tensor& logits_gradient() { return gradient_views_.back(); }
-  /// Writes all parameter gradients. Collective as forward.
-  void backward(const StepContext& context);
+  /// Writes all parameter gradients. Collective as forward. `look`, if given, is called before and
+  /// after each layer's part.
+  using Look = std::function<void(size_t layer, bool done)>;
+  void backward(const StepContext& context, const Look& look = {});
+
+  /// (n, in) that layer i received in the last forward, or what it made of it where it works in
+  /// place; for i = layers().size() the logits.
+  const at::Tensor& value(size_t i) const { return value_views_[i]; }
+  /// The buffer of value(i)'s gradient, which a layer may hand on as its own; undefined for i = 0.
+  const at::Tensor& gradient(size_t i) const { return gradient_views_[i]; }
 
   /// The layers as Keras prints them: type, output shape, parameters; totals, trainable or not.
   std::string table() const;

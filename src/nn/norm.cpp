@@ -12,14 +12,14 @@
 namespace syncbn {
 namespace {
 
-// Adds the seconds of one exchange to the step's norm_comm.
-template <class F>
-void timed(const StepContext& context, F&& exchange) {
+// Runs the exchange and adds what it takes to the step's costs.
+void timed(const StepContext& context, TreeExchange& exchange) {
   using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
-  exchange();
+  exchange.run();
   if (context.times != nullptr) {
     context.times->norm_comm += std::chrono::duration<double>(Clock::now() - start).count();
+    context.times->norm_traffic += exchange.traffic();
   }
 }
 
@@ -51,7 +51,7 @@ void BatchNorm::forward(const at::Tensor& x, at::Tensor& y, const StepContext& c
   at::Tensor& stats = stats_.table();
   moments(x, rows_, context.groups->canonical, stats);
   if (context.collect) collect(*context.groups);
-  timed(context, [&] { stats_.run(); });
+  timed(context, stats_);
   normalise(x, rows_, stats, weight_, bias_, options_.eps, activation_, y);
   if (!context.training) return;
   sum_pieces(stats, 1, mean_weights_, mean_places_);
@@ -65,7 +65,7 @@ void BatchNorm::backward(const at::Tensor& x, const at::Tensor& y, at::Tensor& d
   // Each piece's own sums: the gradient's sum over shards adds up the others.
   sum_pieces(sums, 0, once_, bias_gradients_);
   sum_pieces(sums, features_, once_, weight_gradients_);
-  timed(context, [&] { sums_.run(); });
+  timed(context, sums_);
   input_gradient(x, dy, rows_, stats, sums, weight_, options_.eps, dx);
 }
 

@@ -45,6 +45,11 @@ int64_t TreeExchange::fold_rows(const TreeSum& sum, at::Tensor& rows) const {
   });
 }
 
+Traffic TreeExchange::traffic() const {
+  if (groups_->slots == 0 || groups_->comm->size() == 1) return {};
+  return {1, static_cast<int64_t>(slots_.nbytes())};
+}
+
 void TreeExchange::run() {
   if (groups_->slots > 0) {
     int64_t slot = 0;

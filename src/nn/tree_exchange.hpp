@@ -33,6 +33,8 @@ class TreeExchange {
   /// (P, width) float64: a row per piece, the piece's own in, the whole group's out.
   at::Tensor& table() { return table_; }
   void run();
+  /// Of this rank in each run(); none where no group spans ranks.
+  Traffic traffic() const;
 
  private:
   int64_t fold_rows(const TreeSum& sum, at::Tensor& rows) const;

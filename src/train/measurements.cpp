@@ -1,9 +1,11 @@
 #include "train/measurements.hpp"
 
 #include <ATen/ATen.h>
+#include <c10/core/Allocator.h>
 #include <sys/resource.h>
 
 #include <algorithm>
+#include <unordered_map>
 
 #include "comm/cuda_device.hpp"
 
@@ -15,6 +17,42 @@ int64_t peak_memory_bytes(at::Device device) {
   getrusage(RUSAGE_SELF, &usage);
   constexpr int64_t kKibibyte = 1024;  // ru_maxrss on Linux
   return usage.ru_maxrss * kKibibyte;
+}
+
+// LibTorch's allocators report to whoever stands where its profiler would.
+class TensorMemory::Ledger final : public c10::MemoryReportingInfoBase {
+ public:
+  bool memoryProfilingEnabled() const override { return true; }
+  // bytes: negative when memory is given back. Blocks from before are not in the table.
+  void reportMemoryUsage(void* block, int64_t bytes, size_t, size_t, at::Device) override {
+    if (bytes > 0) {
+      sizes_[block] = bytes;
+      live_ += bytes;
+      peak_ = std::max(peak_, live_);
+      return;
+    }
+    const auto found = sizes_.find(block);
+    if (found == sizes_.end()) return;
+    live_ -= found->second;
+    sizes_.erase(found);
+  }
+  int64_t live() const { return live_; }
+  int64_t peak() const { return peak_; }
+
+ private:
+  std::unordered_map<void*, int64_t> sizes_;
+  int64_t live_ = 0, peak_ = 0;
+};
+
+TensorMemory::TensorMemory()
+    : ledger_(std::make_shared<Ledger>()), guard_(c10::DebugInfoKind::PROFILER_STATE, ledger_) {}
+
+int64_t TensorMemory::live() const {
+  return ledger_->live();
+}
+
+int64_t TensorMemory::peak() const {
+  return ledger_->peak();
 }
 
 MetricsRow measure(const MetricsRow& before, Trainer& trainer, const Score& trained,

@@ -1,6 +1,10 @@
 // What is measured around an epoch, brought together from all ranks.
 #pragma once
 
+#include <c10/util/ThreadLocalDebugInfo.h>
+
+#include <memory>
+
 #include "comm/communicator.hpp"
 #include "train/metrics.hpp"
 #include "train/trainer.hpp"
@@ -18,5 +22,21 @@ MetricsRow measure(const MetricsRow& before, Trainer& trainer, const Score& trai
 /// Most memory that this process has used: resident set (getrusage) on the CPU, LibTorch's
 /// allocator on CUDA.
 int64_t peak_memory_bytes(at::Device device);
+
+/// While it lives, counts the bytes that LibTorch allocates for tensors on this thread, on the CPU
+/// and on CUDA together; what was allocated before does not count, nor does its end, of which
+/// LibTorch warns on stderr: make it before what it measures. One at a time, in the place of
+/// LibTorch's own profiler.
+class TensorMemory {
+ public:
+  TensorMemory();
+  int64_t live() const;
+  int64_t peak() const;
+
+ private:
+  class Ledger;
+  std::shared_ptr<Ledger> ledger_;
+  c10::DebugInfoGuard guard_;
+};
 
 }  // namespace syncbn

@@ -84,12 +84,16 @@ std::vector<at::Tensor> Replica::places(int64_t offset, const std::vector<int64_
   return views;
 }
 
-void Replica::reduce(const at::Tensor& totals) {
+void Replica::sum(const at::Tensor& totals) {
   loss_parts_.copy_(totals.narrow(1, 0, 1));
   sum_shards(node_sums_, loss_parts_, losses_);
+  sums_->run();
+}
+
+void Replica::reduce(const at::Tensor& totals) {
   requests_.copy_(requested_, /*non_blocking=*/true);
   requested_.zero_();
-  sums_->run();
+  sum(totals);
   for (const auto& layer : network_.layers()) layer->after_reduce();
 }
 

@@ -40,6 +40,10 @@ class Replica {
   /// Collective. Sums gradients, norm statistics and the loss over all shards, then updates the
   /// running statistics. totals (shards, 2): the loss of each of this rank's shards first.
   void reduce(const at::Tensor& totals);
+  /// Collective. The sum alone: running statistics stay, and requests wait for the next reduce().
+  void sum(const at::Tensor& totals);
+  /// Of this rank in each reduce().
+  Traffic traffic() const { return sums_->traffic(); }
   /// Asks all ranks, by the next reduce(); any number of ranks may ask.
   void request(Request what);
   /// Whether any rank has asked for it by the last reduce(); the same answer on every rank. Waits

@@ -9,7 +9,6 @@
 #include <utility>
 
 #include "nn/loss.hpp"
-#include "nn/tree_exchange.hpp"
 
 namespace syncbn {
 namespace {
@@ -38,31 +37,32 @@ at::ScalarType dtype_of(const Options& options) {
   return options.run.dtype == "float64" ? at::kDouble : at::kFloat;
 }
 
-bool evaluates_by_batch(const Options& options) {
-  return options.norm.kind == "batch" && options.norm.eval == "batch";
-}
-
 // Samples in a batch of an evaluation by running statistics.
-int64_t evaluation_batch(const Sharding& sharding) {
+int64_t rows_of_evaluation(const Sharding& sharding) {
   return (sharding.canonical ? kEvaluationRowsOfShard : kEvaluationRows) * sharding.shards;
 }
 
-// Rows of the largest call on this rank: of a training batch, or of an evaluation's.
-int64_t capacity_for(const Options& options, const Sharding& sharding) {
-  return std::max(sharding.most_rows(evaluation_batch(sharding)),
-                  sharding.most_rows(global_batch(options.train, sharding.ranks)));
+int64_t checked_batch(const Options& options, const Dataset& data, int ranks) {
+  check_options(options, data.train.size(), ranks);
+  return global_batch(options.train, ranks);
 }
 
-// B must fit the data, and each statistics group needs two samples for a variance.
-int64_t checked_batch(const Options& options, const Dataset& data, const Sharding& sharding) {
-  const int ranks = sharding.ranks;
-  const int64_t batch = global_batch(options.train, ranks), samples = data.train.size();
+std::optional<uint64_t> grouping_seed(const Options& options) {
+  if (options.seed.grouping < 0) return std::nullopt;
+  return seed_of(options, Stream::kGrouping);
+}
+
+}  // namespace
+
+void check_options(const Options& options, int64_t samples, int ranks) {
+  const int64_t batch = global_batch(options.train, ranks);
   if (batch > samples) {
     throw option_error(options, batch_key(options.train),
                        concat("expected a global batch of at most the ", samples,
                               " training samples, found ", batch));
   }
-  if (options.norm.kind != "batch") return batch;
+  if (options.norm.kind != "batch") return;
+  const Sharding sharding = make_sharding(options.run, 0, ranks);
   const int64_t size = group_size(options.norm.batch, batch);
   const int64_t last = options.train.drop_last ? 0 : samples % batch;
   for (const int64_t b : {batch, last}) {
@@ -76,10 +76,7 @@ int64_t checked_batch(const Options& options, const Dataset& data, const Shardin
                               b == last ? "set train.drop_last = true or choose another train.batch"
                                         : "choose a larger train.batch or norm.batch"));
   }
-  return batch;
 }
-
-}  // namespace
 
 Trainer::Trainer(CommPtr comm, const Options& options, const Dataset& data, at::Device device)
     : comm_(std::move(comm)),
@@ -87,13 +84,14 @@ Trainer::Trainer(CommPtr comm, const Options& options, const Dataset& data, at::
       data_(data),
       device_(device),
       sharding_(make_sharding(options.run, comm_->rank(), comm_->size())),
-      batch_(checked_batch(options, data, sharding_)),
-      capacity_(capacity_for(options, sharding_)),
-      sampler_(data.train.size(), batch_, static_cast<uint64_t>(options.run.seed),
-               options.train.drop_last),
+      batch_(checked_batch(options, data, comm_->size())),
+      evaluation_batch_(rows_of_evaluation(sharding_)),
+      capacity_(std::max(sharding_.most_rows(evaluation_batch_), sharding_.most_rows(batch_))),
+      sampler_(data.train.size(), batch_, seed_of(options, Stream::kOrder), options.train.drop_last,
+               grouping_seed(options)),
       network_(options.model, options.norm,
                {data.train.pixels(), kClasses, capacity_, dtype_of(options), device},
-               static_cast<uint64_t>(options.run.seed)),
+               {seed_of(options, Stream::kInit), seed_of(options, Stream::kDropout)}),
       replica_(network_, sharding_, dtype_of(options), device, comm_),
       optimizer_(options.train, replica_.parameters(), replica_.gradients()),
       rate_(options.train, batch_, sampler_.steps_per_epoch()),
@@ -103,6 +101,8 @@ Trainer::Trainer(CommPtr comm, const Options& options, const Dataset& data, at::
                     device),
       validation_gather_(data.validation, pixel_scale(options.data.scale), capacity_,
                          dtype_of(options), device),
+      test_gather_(data.test, pixel_scale(options.data.scale), capacity_, dtype_of(options),
+                   device),
       marks_{DeviceMark(device), DeviceMark(device)},
       labels_(at::zeros({capacity_}, at::TensorOptions(at::kLong).device(device))),
       totals_(
@@ -110,7 +110,8 @@ Trainer::Trainer(CommPtr comm, const Options& options, const Dataset& data, at::
       step_loss_(at::zeros({1}, totals_.options())),
       epoch_loss_(at::zeros_like(step_loss_)),
       epoch_correct_(at::zeros({sharding_.mine().size(), 1}, totals_.options())),
-      in_order_(static_cast<size_t>(std::max(data.train.size(), data.validation.size()))) {
+      in_order_(static_cast<size_t>(
+          std::max({data.train.size(), data.validation.size(), data.test.size()}))) {
   std::iota(in_order_.begin(), in_order_.end(), int64_t{0});
 }
 
@@ -209,6 +210,7 @@ void Trainer::train_step(int64_t k) {
   epoch_loss_.add_(step_loss_);
   epoch_correct_.add_(totals_.narrow(1, 1, 1));
   watch.lap(times_.gradient_comm);
+  times_.gradient_traffic += replica_.traffic();
   optimizer_.step(rate_.at(step_));
   watch.lap(times_.optimizer);
   ++step_;
@@ -232,21 +234,6 @@ void Trainer::check_finite(double loss, const char* which) const {
                              "train.warmup_steps"));
 }
 
-Score Trainer::evaluate(const Split& split, bool keep_statistics) {
-  const bool recomputed = options_.norm.kind == "batch" && options_.norm.eval == "recomputed";
-  if (!recomputed) {
-    return score(split, evaluates_by_batch(options_) ? Statistics::kBatch : Statistics::kRunning);
-  }
-  std::vector<at::Tensor> kept;
-  for (BatchNorm* norm : network_.batch_norms()) kept.push_back(norm->running().clone());
-  recompute_statistics();
-  const Score result = score(split, Statistics::kRunning);
-  if (keep_statistics) return result;
-  size_t i = 0;
-  for (BatchNorm* norm : network_.batch_norms()) norm->running().copy_(kept[i++]);
-  return result;
-}
-
 StepContext Trainer::context_of(int64_t batch) {
   StepContext context;
   context.batch = batch;
@@ -256,60 +243,6 @@ StepContext Trainer::context_of(int64_t batch) {
                        ? &known->second
                        : &shard_rows_.emplace(batch, sharding_.shard_rows(batch)).first->second;
   return context;
-}
-
-Score Trainer::score(const Split& split, Statistics statistics) {
-  BatchGather& gather = &split == &data_.train ? train_gather_ : validation_gather_;
-  SYNCBN_CHECK(&split == &data_.train || &split == &data_.validation, "a split of other data");
-  TreeExchange totals(2, Fold::kAdd, device_);
-  totals.prepare(whole_.of(sharding_.shards));
-  const int64_t step = statistics == Statistics::kBatch ? batch_ : evaluation_batch(sharding_);
-  for (int64_t first = 0; first < split.size(); first += step) {
-    StepContext context = context_of(std::min(step, split.size() - first));
-    context.training = false;
-    context.statistics = statistics;
-    const at::Tensor& logits = forward_only(gather, first, context);
-    at::Tensor no_gradient;
-    softmax_cross_entropy(logits, labels_.narrow(0, 0, logits.size(0)), *context.shards, 1, totals_,
-                          no_gradient);
-    totals.table().add_(totals_);
-  }
-  totals.run();
-  comm_->wait(device_);
-  const at::Tensor all = totals.table()[0].cpu();
-  check_finite(all[0].item<double>(), "evaluation");
-  return {all[0].item<double>(), static_cast<int64_t>(all[1].item<double>()), split.size()};
-}
-
-const at::Tensor& Trainer::forward_only(BatchGather& gather, int64_t first, StepContext& context) {
-  if (context.statistics == Statistics::kBatch) context.groups = &grouping_.of(context.batch);
-  const int64_t n = context.rows.size();
-  at::Tensor& x = network_.input(n);
-  at::Tensor labels = labels_.narrow(0, 0, n);
-  gather(in_order_.data() + first + context.rows.begin, n, x, labels);
-  const at::Tensor& logits = network_.forward(context);
-  pace();
-  if (on_progress_) on_progress_("evaluation", step_);
-  return logits;
-}
-
-void Trainer::recompute_statistics() {
-  const int64_t samples = data_.train.size();
-  for (int64_t first = 0; first < samples; first += batch_) {
-    StepContext context = context_of(std::min(batch_, samples - first));
-    context.training = false;
-    context.collect = true;
-    forward_only(train_gather_, first, context);
-  }
-  for (BatchNorm* norm : network_.batch_norms()) {
-    const at::Tensor mine = norm->take_collected();  // (shards, 2C+1)
-    TreeExchange pooled(mine.size(1), Fold::kMoments, device_);
-    pooled.prepare(whole_.of(sharding_.shards));
-    pooled.table().copy_(mine);
-    pooled.run();
-    comm_->wait(device_);
-    norm->set_running(pooled.table()[0]);
-  }
 }
 
 }  // namespace syncbn

@@ -36,6 +36,10 @@ class DivergedError : public UsageError {
   explicit DivergedError(const std::string& message) : UsageError(message, ExitCode::kInvariant) {}
 };
 
+/// Throws UsageError when the options do not suit a training set of so many samples: B above it, or
+/// a statistics group of one sample, which has no variance.
+void check_options(const Options& options, int64_t samples, int ranks);
+
 class Trainer {
  public:
   /// Told after each step and each batch of an evaluation: what was done, and the steps so far.
@@ -45,8 +49,7 @@ class Trainer {
   using AfterStep = std::function<bool(bool looked)>;
 
   /// Collective. `comm`: all ranks, for tensors on `device`. `data` must outlive the trainer.
-  /// Throws UsageError when the options do not suit the data (B above the training set, a
-  /// statistics group of one sample).
+  /// Throws UsageError as check_options.
   Trainer(CommPtr comm, const Options& options, const Dataset& data, at::Device device);
 
   void on_progress(OnProgress on_progress) { on_progress_ = std::move(on_progress); }
@@ -59,6 +62,10 @@ class Trainer {
   int64_t epochs_in_all() const;  ///< that these steps begin
   double learning_rate(int64_t step) const { return rate_.at(step); }
   double base_learning_rate() const { return rate_.base(); }  ///< after its rule, before warm-up
+  const Options& options() const { return options_; }
+  const Dataset& data() const { return data_; }
+  const Sharding& sharding() const { return sharding_; }
+  Communicator& comm() { return *comm_; }
   const Network& network() const { return network_; }
   Replica& replica() { return replica_; }
   /// Seconds of this rank since the last call.
@@ -84,6 +91,10 @@ class Trainer {
   /// the place of the running ones, which otherwise come back. Throws DivergedError if the loss is
   /// not finite.
   Score evaluate(const Split& split, bool keep_statistics = false);
+  /// Collective. The same over the first `samples` (-1: all) of the training, validation or test
+  /// split and with these statistics. kBatch: of groups of M in batches of B; a last batch that
+  /// would have a group of one sample takes samples before it in, which are not counted twice.
+  Score score(const Split& split, Statistics statistics, int64_t samples = -1);
 
   /// Collective. All that training goes on from: state_dict(), "optimizer.…", and what the epoch so
   /// far has summed up. The same on every rank and for any number of ranks; what is not a copy
@@ -93,17 +104,31 @@ class Trainer {
   void restore(const NamedTensors& state, int64_t step);
 
   /// Collective. Replaces the running statistics by exact ones: mean and variance, pooled by count,
-  /// of what each norm layer receives over the whole training set in batches of B, each normalised
-  /// by its own groups of M (PreciseBN: Wu and Johnson, 2021, section 3).
-  void recompute_statistics();
+  /// of what each norm layer receives over the first `samples` (-1: all) of the training set in
+  /// batches of B, each normalised by its own groups of M (PreciseBN: Wu and Johnson, 2021, section
+  /// 3).
+  void recompute_statistics(int64_t samples = -1);
+  /// Copies of the running statistics, one (2C) per batch-norm layer: means, then variances.
+  std::vector<at::Tensor> running_statistics() const;
+  /// Puts such copies back.
+  void set_running_statistics(const std::vector<at::Tensor>& statistics);
+
+  /// Collective. The training samples `samples[0 … count)` as one batch through the network, with
+  /// running statistics; returns which of its rows are this rank's. The network then holds what
+  /// each layer made of them. At most evaluation_batch() samples.
+  Range look_forward(const int64_t* samples, int64_t count);
+  int64_t evaluation_batch() const { return evaluation_batch_; }
+  /// Collective. The gradient of the mean loss of at most B training samples, by groups of M and
+  /// without dropout, in replica().gradients(); and their loss in replica().loss(). Weights,
+  /// running statistics and all else that training goes on from stay as they are.
+  void look_backward(const int64_t* samples, int64_t count, const Network::Look& look = {});
 
  private:
   // Of a batch of this size: what all calls on it have in common.
   StepContext context_of(int64_t batch);
-  Score score(const Split& split, Statistics statistics);
-  // Logits of this rank's rows of the batch that begins at `first`, whose labels are then in
-  // labels_.
-  const at::Tensor& forward_only(BatchGather& gather, int64_t first, StepContext& context);
+  BatchGather& gather_of(const Split& split);
+  // Logits of this rank's rows of the batch of these samples, whose labels are then in labels_.
+  const at::Tensor& forward_only(BatchGather& gather, const int64_t* samples, StepContext& context);
   void begin_epoch(int64_t epoch);
   // Collective. (): the samples of the epoch so far that were classified rightly, on all ranks.
   at::Tensor summed_correct();
@@ -117,7 +142,7 @@ class Trainer {
   OnProgress on_progress_;
   AfterStep after_step_;
   Sharding sharding_;
-  int64_t batch_, capacity_;
+  int64_t batch_, evaluation_batch_, capacity_;
   BatchSampler sampler_;
   Network network_;
   Replica replica_;
@@ -126,7 +151,7 @@ class Trainer {
   StatsGrouping grouping_;
   StatsGrouping whole_;  // one row per shard, all in one group: for sums over shards
   std::map<int64_t, std::vector<Range>> shard_rows_;  // by batch size
-  BatchGather train_gather_, validation_gather_;
+  BatchGather train_gather_, validation_gather_, test_gather_;
   std::array<DeviceMark, 2> marks_;  // the ends of the last two calls of the network, in turn
   size_t turn_ = 0;
   at::Tensor labels_;                  // (capacity) int64

@@ -123,6 +123,9 @@ def learning_rate(train, step, steps_per_epoch):
 
 
 def scaled(images, config):
+    if config["data"]["scale"] == "binary":
+        bright = torch.from_numpy(images.copy()).flatten(1).double() / 255 > 0.5
+        return bright.to(getattr(torch, config["run"]["dtype"]))
     shift, divisor = {"unit": (0, 1), "half": (0.5, 0.5), "standard": (0.1307, 0.3081)}[
         config["data"]["scale"]]
     x = (torch.from_numpy(images.copy()).flatten(1).double() / 255 - shift) / divisor

@@ -11,6 +11,7 @@ STEP = {"train.schedule": "step", "train.milestones": "1,3", "train.gamma": 0.3}
 
 CASES = {
     "no norm": {"norm.kind": "none"},
+    "binary": {"norm.kind": "none", "data.scale": "binary"},
     "layer norm": {"norm.kind": "layer", "norm.eps": 1e-3},
     "layer norm after a tanh": {"norm.kind": "layer", "norm.position": "post",
                                 "model.activation": "tanh"},
