@@ -1,6 +1,7 @@
 #include "base/file.hpp"
 
 #include <fcntl.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -22,6 +23,7 @@ class Descriptor {
   Descriptor(const Descriptor&) = delete;
   Descriptor& operator=(const Descriptor&) = delete;
   int get() const { return file_; }
+  int release() { return std::exchange(file_, -1); }
 
  private:
   int file_;
@@ -117,6 +119,30 @@ void make_folder(const std::string& path) {
   } else if (errno != EEXIST) {
     fail("create the folder", path);
   }
+}
+
+std::unique_ptr<FileLock> FileLock::take(const std::string& path) {
+  for (;;) {
+    Descriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, kReadableByAll));
+    if (file.get() < 0) throw Error(std::strerror(errno), ExitCode::kCannotCreate);
+    if (::flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
+      if (errno == EWOULDBLOCK) return nullptr;
+      throw Error(std::strerror(errno), ExitCode::kCannotCreate);
+    }
+    // A holder that ends removes the file; a lock on one that was removed meanwhile holds nobody
+    // off.
+    struct stat ours {
+    }, there{};
+    const bool found = ::fstat(file.get(), &ours) == 0 && ::stat(path.c_str(), &there) == 0;
+    if (found && ours.st_dev == there.st_dev && ours.st_ino == there.st_ino) {
+      return std::unique_ptr<FileLock>(new FileLock(path, file.release()));
+    }
+  }
+}
+
+FileLock::~FileLock() {
+  ::unlink(path_.c_str());
+  ::close(file_);
 }
 
 LineFile::LineFile(const std::string& path, int64_t keep)

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <memory>
 #include <string>
+#include <utility>
 
 #include "base/error.hpp"
 
@@ -33,6 +34,23 @@ void write_file(const std::string& path, const std::string& bytes);
 /// Makes a folder inside one that is there, to last as `write_file`'s files do; nothing if it is
 /// there. Throws Error(kWriteFailed).
 void make_folder(const std::string& path);
+
+/// A lock that one process holds through a file, and the system drops when the process dies. Works
+/// among the machines that share the file's folder where its file system has flock.
+class FileLock {
+ public:
+  /// Null if another process holds it. Throws Error(kCannotCreate) with the system's reason alone:
+  /// what could not be locked is for the caller to say.
+  static std::unique_ptr<FileLock> take(const std::string& path);
+  ~FileLock();  ///< removes the file
+  FileLock(const FileLock&) = delete;
+  FileLock& operator=(const FileLock&) = delete;
+
+ private:
+  FileLock(std::string path, int file) : path_(std::move(path)), file_(file) {}
+  std::string path_;
+  int file_;
+};
 
 /// A file that grows by whole lines.
 class LineFile {

@@ -85,13 +85,6 @@ std::string learning_rate(const Setting& s) {
   return out.str();
 }
 
-std::string now_utc() {
-  const std::time_t now = std::time(nullptr);
-  char text[32];
-  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&now));
-  return text;
-}
-
 nlohmann::ordered_json versions() {
   return {{"syncbn", SYNCBN_VERSION},
           {"LibTorch", TORCH_VERSION},
@@ -170,6 +163,17 @@ std::string metadata_json(const Setting& s, const std::string& status) {
                                            {"environment", environment}};
   constexpr int kIndent = 2;
   return metadata.dump(kIndent, ' ', false, nlohmann::json::error_handler_t::replace) + '\n';
+}
+
+std::string versions_json() {
+  return versions().dump();
+}
+
+std::string now_utc() {
+  const std::time_t now = std::time(nullptr);
+  char text[32];
+  std::strftime(text, sizeof text, "%Y-%m-%dT%H:%M:%SZ", std::gmtime(&now));
+  return text;
 }
 
 std::string version_text() {

@@ -31,5 +31,10 @@ std::string metadata_json(const Setting& setting, const std::string& status);
 
 /// This program and every library that it runs with, one per line.
 std::string version_text();
+/// The same as a JSON object.
+std::string versions_json();
+
+/// The time as "2026-01-31T12:00:00Z".
+std::string now_utc();
 
 }  // namespace syncbn

@@ -1,12 +1,5 @@
 #include "train/run_folder.hpp"
 
-#include <fcntl.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <cerrno>
-#include <cstring>
 #include <ctime>
 #include <filesystem>
 
@@ -54,26 +47,6 @@ bool holds_files(const fs::path& folder) {
   return false;
 }
 
-/// The lock file, opened and locked; -1 with errno if that fails, EWOULDBLOCK if a job holds it.
-int take_lock(const std::string& path) {
-  for (;;) {
-    const int file = ::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
-    if (file < 0) return -1;
-    if (::flock(file, LOCK_EX | LOCK_NB) != 0) {
-      const int reason = errno;
-      ::close(file);
-      errno = reason;
-      return -1;
-    }
-    // A job that ends removes the file; a lock on one that was removed meanwhile holds nobody off.
-    struct stat ours {
-    }, there{};
-    const bool found = ::fstat(file, &ours) == 0 && ::stat(path.c_str(), &there) == 0;
-    if (found && ours.st_dev == there.st_dev && ours.st_ino == there.st_ino) return file;
-    ::close(file);
-  }
-}
-
 }  // namespace
 
 RunFolder::RunFolder(Runtime& runtime, const Options& options, const CommandLine& line)
@@ -86,20 +59,12 @@ RunFolder::RunFolder(Runtime& runtime, const Options& options, const CommandLine
       if (runtime_.rank() == 0) create(line);
     });
   } catch (...) {
-    unlock();  // a refused folder stays as it was, for this process too
+    lock_.reset();  // a refused folder stays as it was, for this process too
     throw;
   }
 }
 
-RunFolder::~RunFolder() {
-  unlock();
-}
-
-void RunFolder::unlock() {
-  if (lock_ < 0) return;
-  ::unlink((path_ + "/" + kLock).c_str());
-  ::close(lock_);
-}
+RunFolder::~RunFolder() = default;
 
 void RunFolder::create(const CommandLine& line) {
   const auto cannot = [&](const std::string& why) {
@@ -109,11 +74,12 @@ void RunFolder::create(const CommandLine& line) {
   fs::create_directories(path_, failed);
   if (failed) cannot(failed.message() + "; name another with --run.out");
   if (!fs::is_directory(path_)) cannot("it is not a folder; name another with --run.out");
-  lock_ = take_lock(path_ + "/" + kLock);
-  if (lock_ < 0 && errno == EWOULDBLOCK) {
-    cannot("another running job holds it; wait for it or name another with --run.out");
+  try {
+    lock_ = FileLock::take(path_ + "/" + kLock);
+  } catch (const Error& error) {
+    cannot(concat(error.what(), "; name another with --run.out"));
   }
-  if (lock_ < 0) cannot(concat(std::strerror(errno), "; name another with --run.out"));
+  if (!lock_) cannot("another running job holds it; wait for it or name another with --run.out");
   if (line.resume || !holds_files(path_)) return;
   if (!line.overwrite) {
     cannot(

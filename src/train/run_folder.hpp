@@ -5,6 +5,7 @@
 #include <memory>
 #include <string>
 
+#include "base/file.hpp"
 #include "base/options.hpp"
 #include "comm/runtime.hpp"
 #include "data/dataset.hpp"
@@ -39,12 +40,11 @@ class RunFolder {
 
  private:
   void create(const CommandLine& line);
-  void unlock();
   void write(const std::string& name, const std::string& bytes);
 
   Runtime& runtime_;
   std::string path_;
-  int lock_ = -1;                          // rank 0: open while the run lasts
+  std::unique_ptr<FileLock> lock_;         // rank 0: while the run lasts
   std::unique_ptr<MetricsFiles> metrics_;  // rank 0
 };
 
