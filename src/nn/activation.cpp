@@ -132,7 +132,11 @@ void Dropout::forward(const at::Tensor& x, at::Tensor& y, const StepContext& con
 }
 
 void Dropout::backward(const at::Tensor& x, const at::Tensor&, at::Tensor& dy, at::Tensor& dx,
-                       const StepContext&) {
+                       const StepContext& context) {
+  if (!context.training) {
+    dx.copy_(dy);
+    return;
+  }
   at::mul_out(dx, dy, mask_.narrow(0, 0, x.size(0)));
 }
 

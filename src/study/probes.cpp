@@ -1,0 +1,207 @@
+#include "study/probes.hpp"
+
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <map>
+#include <numeric>
+
+#include "nn/activation.hpp"
+#include "nn/one_thread.hpp"
+#include "study/population.hpp"
+#include "study/unit_statistics.hpp"
+
+namespace syncbn {
+namespace {
+
+constexpr double kMedian = 0.5, kTail = 0.99;
+
+using Named = std::map<std::string, at::Tensor>;
+
+double norm2(const at::Tensor& t) {
+  const OneThread one_thread;
+  return t.to(at::kDouble).square().sum().item<double>();
+}
+
+at::Tensor on_host(const at::Tensor& t) {
+  return t.cpu().to(at::kDouble);
+}
+
+// The gradient of each parameter under its name, in the trainer's flat tensor.
+Named gradients_of(Trainer& trainer) {
+  Named gradients;
+  int64_t offset = 0;
+  const auto& layers = trainer.network().layers();
+  for (size_t i = 0; i < layers.size(); ++i) {
+    for (const auto& spec : layers[i]->parameters()) {
+      gradients[std::to_string(i) + "." + spec.name] =
+          trainer.replica().gradients().narrow(0, offset, numel(spec));
+      offset += numel(spec);
+    }
+  }
+  return gradients;
+}
+
+// The trial's statistics groups in a batch of B.
+std::vector<Range> groups_of_batch(const Trainer& trainer) {
+  const int64_t batch = trainer.batch();
+  const int64_t size = group_size(trainer.options().norm.batch, batch);
+  std::vector<Range> groups;
+  if (size == kLocal) {
+    const Sharding& sharding = trainer.sharding();
+    for (int64_t v = 0; v < sharding.shards; ++v) {
+      groups.push_back({sharding.first_row(batch, v), sharding.first_row(batch, v + 1)});
+    }
+    return groups;
+  }
+  for (int64_t first = 0; first < batch; first += size) {
+    groups.push_back({first, std::min(first + size, batch)});
+  }
+  return groups;
+}
+
+StatisticsNoise noise_in_order(const at::Tensor& x, const UnitMoments& moments, int64_t m) {
+  NoiseMeter meter(moments);
+  for (int64_t first = 0; m > 0 && first + m <= x.size(0); first += m) {
+    meter.add(x.narrow(0, first, m));
+  }
+  return meter.noise();
+}
+
+void fill_statistics(Trainer& trainer, size_t layer, const Received& received, Named& state,
+                     LayerRow& row) {
+  const UnitMoments moments = unit_moments(received.values);
+  const int64_t m = normalization_batch(trainer);
+  const StatisticsNoise noise = noise_in_order(received.values, moments, m);
+  const StatisticsNoise theory = noise_theory(moments, m);
+  row.m = static_cast<double>(m);
+  row.mean_noise = noise.mean;
+  row.mean_noise_theory = theory.mean;
+  row.variance_noise = noise.variance;
+  row.variance_noise_theory = theory.variance;
+  row.kurtosis = mean_alive(moments.kurtosis, moments.alive);
+  row.shard_noise =
+      noise_in_order(received.values, moments, trainer.batch() / trainer.sharding().shards).mean;
+  const at::Tensor mean = on_host(state.at(concat(layer, ".running_mean")));
+  const at::Tensor variance = on_host(state.at(concat(layer, ".running_var")));
+  const at::Tensor deviation = moments.variance.sqrt();
+  row.running_mean_gap = mean_alive((mean - moments.mean).abs() / deviation, moments.alive);
+  row.running_variance_gap = mean_alive((variance / moments.variance).log(), moments.alive);
+  if (received.largest.defined()) {
+    row.dead = received.largest.eq(0).to(at::kDouble).mean().item<double>();
+  }
+}
+
+// Watches a backward pass, and then fills the rows of the norm layers.
+class GradientWatch {
+ public:
+  GradientWatch(Trainer& trainer, const std::map<size_t, Received>& received)
+      : trainer_(trainer),
+        received_(received),
+        activation_(activation_named(trainer.options().model.activation)),
+        groups_(groups_of_batch(trainer)) {}
+
+  void operator()(size_t layer, bool done) {
+    if (received_.count(layer) == 0) return;
+    const Network& network = trainer_.network();
+    if (!done) {
+      dy_ = network.gradient(layer + 1).clone();
+      if (is_activation(network, layer + 1)) {  // the norm layer applies it, and its derivative
+        activation_gradient(activation_, network.value(layer + 1), dy_, dy_);
+      }
+    } else {
+      measure(layer, network.gradient(layer));
+    }
+  }
+
+  void fill(size_t layer, LayerRow& row) const {
+    const Measured& measured = measured_.at(layer);
+    row.gain_median = quantile_of(measured.gain, kMedian);
+    row.gain_p99 = quantile_of(measured.gain, kTail);
+    row.group_gradient_median = quantile_of(measured.norms, kMedian);
+    row.group_gradient_p99 = quantile_of(measured.norms, kTail);
+  }
+
+ private:
+  struct Measured {
+    at::Tensor gain, norms;  // (G, C), (G)
+  };
+
+  void measure(size_t layer, const at::Tensor& own_dx) {
+    const Range rows = trainer_.sharding().rows(trainer_.batch());
+    const at::Tensor dy = rows_of_all(trainer_, dy_, rows, trainer_.batch());
+    const at::Tensor dx = rows_of_all(trainer_, own_dx, rows, trainer_.batch());
+    for (const auto& [name, value] : trainer_.replica().state_dict()) {
+      if (name != concat(layer, ".weight")) continue;
+      const at::Tensor variance = unit_moments(received_.at(layer).values).variance;
+      measured_[layer].gain = backward_gain(dy, dx, groups_, on_host(value), variance);
+    }
+    std::vector<at::Tensor> norms;
+    for (const Range group : groups_) {
+      norms.push_back(
+          at::full({}, std::sqrt(norm2(dx.narrow(0, group.begin, group.size()))), at::kDouble));
+    }
+    measured_[layer].norms = at::stack(norms);
+  }
+
+  Trainer& trainer_;
+  const std::map<size_t, Received>& received_;
+  Activation activation_;
+  std::vector<Range> groups_;
+  at::Tensor dy_;  // of this rank's rows, at the output of the layer under way
+  std::map<size_t, Measured> measured_;
+};
+
+}  // namespace
+
+int64_t normalization_batch(const Trainer& trainer) {
+  if (trainer.options().norm.kind != "batch") return 0;
+  const int64_t size = group_size(trainer.options().norm.batch, trainer.batch());
+  return size == kLocal ? trainer.batch() / trainer.sharding().shards : size;
+}
+
+std::vector<LayerRow> probe_layers(Trainer& trainer, int64_t population) {
+  const std::map<size_t, Received> received = norm_inputs(trainer, population);
+  GradientWatch watch(trainer, received);
+  std::vector<int64_t> first(static_cast<size_t>(trainer.batch()));
+  std::iota(first.begin(), first.end(), int64_t{0});
+  trainer.look_backward(first.data(), trainer.batch(),
+                        [&](size_t layer, bool done) { watch(layer, done); });
+
+  const auto entries = trainer.replica().state_dict();
+  Named state(entries.begin(), entries.end()), gradients = gradients_of(trainer);
+  std::vector<LayerRow> rows;
+  const auto& layers = trainer.network().layers();
+  for (size_t i = 0; i < layers.size(); ++i) {
+    LayerRow row;
+    row.step = trainer.step();
+    row.layer = static_cast<int64_t>(i);
+    row.name = std::to_string(i);
+    row.type = layers[i]->type();
+    if (row.type != "Linear" && row.type != "BatchNorm1d") continue;
+    const double weight2 = norm2(state.at(row.name + ".weight"));
+    row.weight_norm = std::sqrt(weight2);
+    row.gradient_norm = std::sqrt(norm2(gradients.at(row.name + ".weight")));
+    if (row.type == "Linear") {
+      row.effective_lr = trainer.learning_rate(std::max<int64_t>(0, trainer.step() - 1)) / weight2;
+    } else {
+      fill_statistics(trainer, i, received.at(i), state, row);
+      watch.fill(i, row);
+    }
+    rows.push_back(std::move(row));
+  }
+  return rows;
+}
+
+std::vector<UnitRow> probe_units(Trainer& trainer, int64_t units, int64_t population) {
+  const at::Tensor inputs = last_activation_inputs(trainer, units, population);
+  std::vector<UnitRow> rows;
+  for (int64_t unit = 0; unit < inputs.size(1); ++unit) {
+    const at::Tensor values = inputs.select(1, unit);
+    rows.push_back({trainer.step(), unit, quantile_of(values, 0.15), quantile_of(values, 0.5),
+                    quantile_of(values, 0.85)});
+  }
+  return rows;
+}
+
+}  // namespace syncbn
