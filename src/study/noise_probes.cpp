@@ -5,7 +5,6 @@
 #include <numeric>
 
 #include "base/random.hpp"
-#include "nn/one_thread.hpp"
 #include "study/population.hpp"
 #include "study/probes.hpp"
 #include "study/unit_statistics.hpp"
@@ -78,21 +77,17 @@ NoiseScaleRow probe_noise_scale(Trainer& trainer, int64_t batches) {
   if (count < 2) return row;
 
   const auto samples = random_for(trainer, Draw::kBatches, trainer.step()).permutation(n);
-  const auto norm2 = [](const at::Tensor& gradient) {
-    const OneThread one_thread;
-    return gradient.square().sum().item<double>();
-  };
   at::Tensor mean = at::zeros_like(trainer.replica().gradients(), at::kDouble);
   double small = 0;
   for (int64_t k = 0; k < count; ++k) {
     trainer.look_backward(samples.data() + k * batch, batch);
     const at::Tensor gradient = trainer.replica().gradients().to(at::kDouble);
     mean += gradient;
-    small += norm2(gradient);
+    small += square_norm(gradient);
   }
   mean /= static_cast<double>(count);
   row.small_norm2 = small / static_cast<double>(count);
-  row.big_norm2 = norm2(mean);
+  row.big_norm2 = square_norm(mean);
   const auto b1 = static_cast<double>(row.small_batch), b2 = static_cast<double>(row.big_batch);
   row.gradient_norm2 = (b2 * row.big_norm2 - b1 * row.small_norm2) / (b2 - b1);
   row.noise = (row.small_norm2 - row.big_norm2) / (1 / b1 - 1 / b2);

@@ -27,20 +27,13 @@ int64_t samples_of(const Trainer& trainer, int64_t population) {
   return std::min(population, trainer.data().train.size());
 }
 
-at::Tensor entry(Trainer& trainer, size_t layer, const std::string& name) {
-  for (const auto& [key, value] : trainer.replica().state_dict()) {
-    if (key == concat(layer, ".", name)) return value.to(at::kDouble);
-  }
-  throw Error(concat("layer ", layer, " has no ", name), ExitCode::kInvariant);
-}
-
 // What layer i made of this rank's rows, without the activation that it may have applied: its first
 // units, computed again row by row, so that the bits do not depend on how many rows there are.
 at::Tensor output_of(Trainer& trainer, size_t i, int64_t units) {
   const std::string type = trainer.network().layers()[i]->type();
-  const at::Tensor x = trainer.network().value(i).to(at::kDouble);
-  const at::Tensor weight = entry(trainer, i, "weight").narrow(0, 0, units);
-  const at::Tensor bias = entry(trainer, i, "bias").narrow(0, 0, units);
+  const at::Tensor x = trainer.network().value(i).cpu().to(at::kDouble);
+  const at::Tensor weight = state_entry(trainer, i, "weight").narrow(0, 0, units);
+  const at::Tensor bias = state_entry(trainer, i, "bias").narrow(0, 0, units);
   const double eps = trainer.options().norm.eps;
   if (type == "Linear") {
     std::vector<at::Tensor> columns;
@@ -49,8 +42,8 @@ at::Tensor output_of(Trainer& trainer, size_t i, int64_t units) {
   }
   at::Tensor mean, variance;
   if (type == "BatchNorm1d") {
-    mean = entry(trainer, i, "running_mean").narrow(0, 0, units);
-    variance = entry(trainer, i, "running_var").narrow(0, 0, units);
+    mean = state_entry(trainer, i, "running_mean").narrow(0, 0, units);
+    variance = state_entry(trainer, i, "running_var").narrow(0, 0, units);
   } else {
     SYNCBN_CHECK(type == "LayerNorm", "an activation after ", type);
     mean = x.mean(1, /*keepdim=*/true);
@@ -69,11 +62,20 @@ bool is_activation(const Network& network, size_t i) {
 
 // Each rank's rows are added to zeros, which changes no bit of them.
 at::Tensor rows_of_all(Trainer& trainer, const at::Tensor& own, Range rows, int64_t total) {
-  at::Tensor all = at::zeros({total, own.size(1)}, own.options());
+  const at::Device device = trainer.network().value(0).device();
+  at::Tensor all = at::zeros({total, own.size(1)}, own.options().device(device));
   all.narrow(0, rows.begin, rows.size()).copy_(own);
   trainer.comm().all_reduce(all);
-  trainer.comm().wait(all.device());
+  trainer.comm().wait(device);
   return all.cpu().to(at::kDouble);
+}
+
+at::Tensor state_entry(Trainer& trainer, size_t layer, const std::string& name) {
+  const std::string key = concat(layer, ".", name);
+  for (const auto& [found, value] : trainer.replica().state_dict()) {
+    if (found == key) return value.cpu().to(at::kDouble);
+  }
+  throw Error(concat("the network has no ", key), ExitCode::kInvariant);
 }
 
 std::map<size_t, Received> norm_inputs(Trainer& trainer, int64_t population) {

@@ -5,6 +5,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <map>
+#include <string>
 
 #include "train/trainer.hpp"
 
@@ -21,6 +22,9 @@ bool is_activation(const Network& network, size_t i);
 
 /// Collective. All ranks' rows of a batch of `total` samples, of which `own` are `rows`.
 at::Tensor rows_of_all(Trainer& trainer, const at::Tensor& own, Range rows, int64_t total);
+
+/// A parameter or buffer of a layer, "weight" or "running_mean", to read.
+at::Tensor state_entry(Trainer& trainer, size_t layer, const std::string& name);
 
 /// Collective. By layer, for each batch norm of the network: of the first `population` training
 /// samples.

@@ -7,7 +7,6 @@
 #include <numeric>
 
 #include "nn/activation.hpp"
-#include "nn/one_thread.hpp"
 #include "study/population.hpp"
 #include "study/unit_statistics.hpp"
 
@@ -16,20 +15,9 @@ namespace {
 
 constexpr double kMedian = 0.5, kTail = 0.99;
 
-using Named = std::map<std::string, at::Tensor>;
-
-double norm2(const at::Tensor& t) {
-  const OneThread one_thread;
-  return t.to(at::kDouble).square().sum().item<double>();
-}
-
-at::Tensor on_host(const at::Tensor& t) {
-  return t.cpu().to(at::kDouble);
-}
-
 // The gradient of each parameter under its name, in the trainer's flat tensor.
-Named gradients_of(Trainer& trainer) {
-  Named gradients;
+std::map<std::string, at::Tensor> gradients_of(Trainer& trainer) {
+  std::map<std::string, at::Tensor> gradients;
   int64_t offset = 0;
   const auto& layers = trainer.network().layers();
   for (size_t i = 0; i < layers.size(); ++i) {
@@ -68,9 +56,8 @@ StatisticsNoise noise_in_order(const at::Tensor& x, const UnitMoments& moments, 
   return meter.noise();
 }
 
-void fill_statistics(Trainer& trainer, size_t layer, const Received& received, Named& state,
-                     LayerRow& row) {
-  const UnitMoments moments = unit_moments(received.values);
+void fill_statistics(Trainer& trainer, size_t layer, const Received& received,
+                     const UnitMoments& moments, LayerRow& row) {
   const int64_t m = normalization_batch(trainer);
   const StatisticsNoise noise = noise_in_order(received.values, moments, m);
   const StatisticsNoise theory = noise_theory(moments, m);
@@ -82,8 +69,8 @@ void fill_statistics(Trainer& trainer, size_t layer, const Received& received, N
   row.kurtosis = mean_alive(moments.kurtosis, moments.alive);
   row.shard_noise =
       noise_in_order(received.values, moments, trainer.batch() / trainer.sharding().shards).mean;
-  const at::Tensor mean = on_host(state.at(concat(layer, ".running_mean")));
-  const at::Tensor variance = on_host(state.at(concat(layer, ".running_var")));
+  const at::Tensor mean = state_entry(trainer, layer, "running_mean");
+  const at::Tensor variance = state_entry(trainer, layer, "running_var");
   const at::Tensor deviation = moments.variance.sqrt();
   row.running_mean_gap = mean_alive((mean - moments.mean).abs() / deviation, moments.alive);
   row.running_variance_gap = mean_alive((variance / moments.variance).log(), moments.alive);
@@ -95,14 +82,14 @@ void fill_statistics(Trainer& trainer, size_t layer, const Received& received, N
 // Watches a backward pass, and then fills the rows of the norm layers.
 class GradientWatch {
  public:
-  GradientWatch(Trainer& trainer, const std::map<size_t, Received>& received)
+  GradientWatch(Trainer& trainer, const std::map<size_t, UnitMoments>& moments)
       : trainer_(trainer),
-        received_(received),
+        moments_(moments),
         activation_(activation_named(trainer.options().model.activation)),
         groups_(groups_of_batch(trainer)) {}
 
   void operator()(size_t layer, bool done) {
-    if (received_.count(layer) == 0) return;
+    if (moments_.count(layer) == 0) return;
     const Network& network = trainer_.network();
     if (!done) {
       dy_ = network.gradient(layer + 1).clone();
@@ -131,21 +118,18 @@ class GradientWatch {
     const Range rows = trainer_.sharding().rows(trainer_.batch());
     const at::Tensor dy = rows_of_all(trainer_, dy_, rows, trainer_.batch());
     const at::Tensor dx = rows_of_all(trainer_, own_dx, rows, trainer_.batch());
-    for (const auto& [name, value] : trainer_.replica().state_dict()) {
-      if (name != concat(layer, ".weight")) continue;
-      const at::Tensor variance = unit_moments(received_.at(layer).values).variance;
-      measured_[layer].gain = backward_gain(dy, dx, groups_, on_host(value), variance);
-    }
+    measured_[layer].gain = backward_gain(dy, dx, groups_, state_entry(trainer_, layer, "weight"),
+                                          moments_.at(layer).variance);
     std::vector<at::Tensor> norms;
     for (const Range group : groups_) {
-      norms.push_back(
-          at::full({}, std::sqrt(norm2(dx.narrow(0, group.begin, group.size()))), at::kDouble));
+      norms.push_back(at::full({}, std::sqrt(square_norm(dx.narrow(0, group.begin, group.size()))),
+                               at::kDouble));
     }
     measured_[layer].norms = at::stack(norms);
   }
 
   Trainer& trainer_;
-  const std::map<size_t, Received>& received_;
+  const std::map<size_t, UnitMoments>& moments_;
   Activation activation_;
   std::vector<Range> groups_;
   at::Tensor dy_;  // of this rank's rows, at the output of the layer under way
@@ -162,14 +146,15 @@ int64_t normalization_batch(const Trainer& trainer) {
 
 std::vector<LayerRow> probe_layers(Trainer& trainer, int64_t population) {
   const std::map<size_t, Received> received = norm_inputs(trainer, population);
-  GradientWatch watch(trainer, received);
+  std::map<size_t, UnitMoments> moments;
+  for (const auto& [layer, of_layer] : received) moments[layer] = unit_moments(of_layer.values);
+  GradientWatch watch(trainer, moments);
   std::vector<int64_t> first(static_cast<size_t>(trainer.batch()));
   std::iota(first.begin(), first.end(), int64_t{0});
   trainer.look_backward(first.data(), trainer.batch(),
                         [&](size_t layer, bool done) { watch(layer, done); });
 
-  const auto entries = trainer.replica().state_dict();
-  Named state(entries.begin(), entries.end()), gradients = gradients_of(trainer);
+  const std::map<std::string, at::Tensor> gradients = gradients_of(trainer);
   std::vector<LayerRow> rows;
   const auto& layers = trainer.network().layers();
   for (size_t i = 0; i < layers.size(); ++i) {
@@ -179,13 +164,13 @@ std::vector<LayerRow> probe_layers(Trainer& trainer, int64_t population) {
     row.name = std::to_string(i);
     row.type = layers[i]->type();
     if (row.type != "Linear" && row.type != "BatchNorm1d") continue;
-    const double weight2 = norm2(state.at(row.name + ".weight"));
+    const double weight2 = square_norm(state_entry(trainer, i, "weight"));
     row.weight_norm = std::sqrt(weight2);
-    row.gradient_norm = std::sqrt(norm2(gradients.at(row.name + ".weight")));
+    row.gradient_norm = std::sqrt(square_norm(gradients.at(row.name + ".weight")));
     if (row.type == "Linear") {
       row.effective_lr = trainer.learning_rate(std::max<int64_t>(0, trainer.step() - 1)) / weight2;
     } else {
-      fill_statistics(trainer, i, received.at(i), state, row);
+      fill_statistics(trainer, i, received.at(i), moments.at(i), row);
       watch.fill(i, row);
     }
     rows.push_back(std::move(row));

@@ -124,6 +124,11 @@ double quantile_of(const at::Tensor& values, double q) {
   return *below + (place - std::floor(place)) * (next - *below);
 }
 
+double square_norm(const at::Tensor& t) {
+  const OneThread one_thread;
+  return t.to(at::kDouble).square().sum().item<double>();
+}
+
 double mean_alive(const at::Tensor& values, const at::Tensor& alive) {
   const at::Tensor chosen = values.masked_select(alive);
   return chosen.numel() == 0 ? kNone : chosen.mean().item<double>();

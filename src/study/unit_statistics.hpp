@@ -62,6 +62,9 @@ at::Tensor backward_gain(const at::Tensor& dy, const at::Tensor& dx,
 /// does, for any number of them; NaN if there are none.
 double quantile_of(const at::Tensor& values, double q);
 
+/// Σ t² of a tensor of any kind on any device.
+double square_norm(const at::Tensor& t);
+
 /// Mean over the units that are alive; NaN if none is.
 double mean_alive(const at::Tensor& values, const at::Tensor& alive);
 
