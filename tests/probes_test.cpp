@@ -38,6 +38,17 @@ std::vector<int64_t> first_samples(int64_t n) {
   return samples;
 }
 
+/// As the probes draw: what is 1 for the noise law, 2 the scale, 3 groups, 4 a batch.
+std::vector<int64_t> drawn(uint64_t what, int64_t n, int64_t index = 0) {
+  const auto stream = (what << 56) + static_cast<uint64_t>(index);
+  return RandomStream(1, Stream::kProbe, stream).permutation(n);
+}
+std::vector<int64_t> batch_of_gradients(const Trainer& trainer) {
+  std::vector<int64_t> batch = drawn(4, trainer.data().train.size());
+  batch.resize(static_cast<size_t>(trainer.batch()));
+  return batch;
+}
+
 std::map<std::string, at::Tensor> state_of(Trainer& trainer) {
   const State state = copy_of(trainer);
   return {state.begin(), state.end()};
@@ -135,7 +146,7 @@ INSTANTIATE_TEST_SUITE_P(
 /// The first norm layer of 784-12-BN-ReLU-9-BN-ReLU-10 by plain tensor operations.
 struct ByHand {
   ByHand(Trainer& trainer, const Split& split, int64_t m) : state(state_of(trainer)), m_(m) {
-    const auto batch = first_samples(trainer.batch());
+    const auto batch = batch_of_gradients(trainer);
     received = torch::linear(inputs_of(split, batch), at("0.weight"), at("0.bias"));
     received.set_requires_grad(true);
     normalised = normalise(received, "1");
@@ -178,7 +189,7 @@ TEST(ProbeLayers, IsTheRecountOfANormLayer) {
   EXPECT_EQ(row.step, trainer.step());
   EXPECT_EQ(row.m, kM);
 
-  const at::Tensor x = torch::linear(inputs_of(job.data->train, first_samples(kPopulation)),
+  const at::Tensor x = torch::linear(inputs_of(job.data->train, drawn(3, kPopulation)),
                                      hand.at("0.weight"), hand.at("0.bias"));
   const at::Tensor mean = x.mean(0), variance = x.var(0, false), groups = x.view({25, kM, 12});
   EXPECT_NEAR(row.mean_noise, mean_of((groups.mean(1) - mean).square() / variance), kRounding);
@@ -210,7 +221,7 @@ TEST(ProbeLayers, SaysWhatALinearLayersRateAmountsTo) {
   const Job job = job_with({{"norm.batch", "8"}});
   Trainer trainer = job.trainer();
   train(trainer, 1);
-  const auto batch = first_samples(32);
+  const auto batch = batch_of_gradients(trainer);
   test::Reference reference(trainer.network(), trainer.replica().state_dict(), job.options.norm);
   reference.backward(inputs_of(job.data->train, batch), labels_of(job.data->train, batch), 8);
   const auto rows = probe_layers(trainer, 100);
@@ -268,15 +279,15 @@ TEST(ProbeNoiseLaw, IsTheTheorys) {
 
 // Gradients of the same batches by autograd.
 TEST(ProbeNoiseScale, IsThatOfTheBatchesGradients) {
-  for (const Settings& settings : {Settings{{"norm.batch", "8"}, {"model.dropout", "0.3"}},
-                                   Settings{{"norm.kind", "none"}}}) {
+  for (const Settings& settings :
+       {Settings{{"norm.batch", "8"}, {"model.dropout", "0.3"}}, Settings{{"norm.kind", "none"}}}) {
     const Job job = job_with(settings);
     Trainer trainer = job.trainer();
     train(trainer, 1);
     const NoiseScaleRow row = probe_noise_scale(trainer, 4);
     EXPECT_EQ(row.small_batch, 32);
     EXPECT_EQ(row.big_batch, 128);
-    const auto order = RandomStream(1, Stream::kProbe, (uint64_t{2} << 56) + 10).permutation(301);
+    const auto order = drawn(2, 301, trainer.step());
     std::vector<at::Tensor> gradients;
     for (int64_t k = 0; k < 4; ++k) {
       test::Reference reference(trainer.network(), trainer.replica().state_dict(),

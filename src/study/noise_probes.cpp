@@ -14,15 +14,6 @@ namespace {
 
 constexpr int64_t kSamplesOfDraw = 64;  // at least: smaller groups are drawn more often
 
-// What the study's random numbers are for.
-enum class Draw : uint64_t { kGroups = 1, kBatches = 2 };
-
-RandomStream random_for(const Trainer& trainer, Draw what, int64_t index) {
-  constexpr int kIndexBits = 56;
-  return {seed_of(trainer.options(), Stream::kProbe), Stream::kProbe,
-          static_cast<uint64_t>(what) << kIndexBits | static_cast<uint64_t>(index)};
-}
-
 // The places 0 … n−1, of which each draw brings m random ones to the front.
 class GroupDraws {
  public:
@@ -54,7 +45,7 @@ std::vector<NoiseLawRow> probe_noise_law(Trainer& trainer, int64_t population,
       NoiseMeter meter(moments);
       const int64_t drawn = std::max(draws, draws * kSamplesOfDraw / m);
       if (m <= moments.samples) {
-        GroupDraws groups(random_for(trainer, Draw::kGroups, m), moments.samples);
+        GroupDraws groups(random_for(trainer, Draw::kLaw, m), moments.samples);
         for (int64_t d = 0; d < drawn; ++d) {
           meter.add(received.values.index_select(0, groups.draw(m)));
         }
@@ -76,7 +67,7 @@ NoiseScaleRow probe_noise_scale(Trainer& trainer, int64_t batches) {
   row.big_batch = count * batch;
   if (count < 2) return row;
 
-  const auto samples = random_for(trainer, Draw::kBatches, trainer.step()).permutation(n);
+  const auto samples = random_for(trainer, Draw::kScale, trainer.step()).permutation(n);
   at::Tensor mean = at::zeros_like(trainer.replica().gradients(), at::kDouble);
   double small = 0;
   for (int64_t k = 0; k < count; ++k) {

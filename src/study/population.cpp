@@ -54,6 +54,12 @@ at::Tensor output_of(Trainer& trainer, size_t i, int64_t units) {
 
 }  // namespace
 
+RandomStream random_for(const Trainer& trainer, Draw what, int64_t index) {
+  constexpr int kIndexBits = 56;
+  return {seed_of(trainer.options(), Stream::kProbe), Stream::kProbe,
+          static_cast<uint64_t>(what) << kIndexBits | static_cast<uint64_t>(index)};
+}
+
 bool is_activation(const Network& network, size_t i) {
   if (i >= network.layers().size()) return false;
   const std::string type = network.layers()[i]->type();

@@ -7,9 +7,14 @@
 #include <map>
 #include <string>
 
+#include "base/random.hpp"
 #include "train/trainer.hpp"
 
 namespace syncbn {
+
+/// What the study draws at random, by (run.seed, Stream::kProbe, what, index).
+enum class Draw : uint64_t { kLaw = 1, kScale = 2, kGroups = 3, kBatch = 4 };
+RandomStream random_for(const Trainer& trainer, Draw what, int64_t index = 0);
 
 /// What a batch-norm layer received.
 struct Received {

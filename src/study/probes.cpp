@@ -4,7 +4,6 @@
 
 #include <cmath>
 #include <map>
-#include <numeric>
 
 #include "nn/activation.hpp"
 #include "study/population.hpp"
@@ -48,10 +47,11 @@ std::vector<Range> groups_of_batch(const Trainer& trainer) {
   return groups;
 }
 
-StatisticsNoise noise_in_order(const at::Tensor& x, const UnitMoments& moments, int64_t m) {
+// Of the population cut into groups of m, in a random order: the stored one has neighbours alike.
+StatisticsNoise noise_of_groups(const at::Tensor& dealt, const UnitMoments& moments, int64_t m) {
   NoiseMeter meter(moments);
-  for (int64_t first = 0; m > 0 && first + m <= x.size(0); first += m) {
-    meter.add(x.narrow(0, first, m));
+  for (int64_t first = 0; m > 0 && first + m <= dealt.size(0); first += m) {
+    meter.add(dealt.narrow(0, first, m));
   }
   return meter.noise();
 }
@@ -59,7 +59,9 @@ StatisticsNoise noise_in_order(const at::Tensor& x, const UnitMoments& moments, 
 void fill_statistics(Trainer& trainer, size_t layer, const Received& received,
                      const UnitMoments& moments, LayerRow& row) {
   const int64_t m = normalization_batch(trainer);
-  const StatisticsNoise noise = noise_in_order(received.values, moments, m);
+  const auto order = random_for(trainer, Draw::kGroups).permutation(moments.samples);
+  const at::Tensor dealt = received.values.index_select(0, at::tensor(order));
+  const StatisticsNoise noise = noise_of_groups(dealt, moments, m);
   const StatisticsNoise theory = noise_theory(moments, m);
   row.m = static_cast<double>(m);
   row.mean_noise = noise.mean;
@@ -68,7 +70,7 @@ void fill_statistics(Trainer& trainer, size_t layer, const Received& received,
   row.variance_noise_theory = theory.variance;
   row.kurtosis = mean_alive(moments.kurtosis, moments.alive);
   row.shard_noise =
-      noise_in_order(received.values, moments, trainer.batch() / trainer.sharding().shards).mean;
+      noise_of_groups(dealt, moments, trainer.batch() / trainer.sharding().shards).mean;
   const at::Tensor mean = state_entry(trainer, layer, "running_mean");
   const at::Tensor variance = state_entry(trainer, layer, "running_var");
   const at::Tensor deviation = moments.variance.sqrt();
@@ -149,9 +151,8 @@ std::vector<LayerRow> probe_layers(Trainer& trainer, int64_t population) {
   std::map<size_t, UnitMoments> moments;
   for (const auto& [layer, of_layer] : received) moments[layer] = unit_moments(of_layer.values);
   GradientWatch watch(trainer, moments);
-  std::vector<int64_t> first(static_cast<size_t>(trainer.batch()));
-  std::iota(first.begin(), first.end(), int64_t{0});
-  trainer.look_backward(first.data(), trainer.batch(),
+  const auto samples = random_for(trainer, Draw::kBatch).permutation(trainer.data().train.size());
+  trainer.look_backward(samples.data(), trainer.batch(),
                         [&](size_t layer, bool done) { watch(layer, done); });
 
   const std::map<std::string, at::Tensor> gradients = gradients_of(trainer);

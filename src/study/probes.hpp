@@ -64,10 +64,11 @@ void for_each_column(const LayerRow& row, F&& f) {
   f("group_gradient_p99", row.group_gradient_p99);
 }
 
-/// Of each Linear and BatchNorm1d. Gradients are of one batch, the first B training samples, in the
-/// trial's groups of M; weight_norm of a BatchNorm1d is γ's. effective_lr: of the last step's rate.
-/// Noise: over the population cut into groups of M (or of one shard) in order, what does not fill a
-/// group left out; gain: as backward_gain in unit_statistics.hpp; dead: NaN for the output's norm.
+/// Of each Linear and BatchNorm1d. Gradients are of one batch of B training samples in the trial's
+/// groups of M; weight_norm of a BatchNorm1d is γ's. effective_lr: of the last step's rate. Noise:
+/// over the population cut into groups of M (or of one shard), what does not fill a group left out.
+/// Batch and groups are drawn by (run.seed, Stream::kProbe), at every step the same. gain: as
+/// backward_gain in unit_statistics.hpp; dead: NaN for the output's norm.
 std::vector<LayerRow> probe_layers(Trainer& trainer, int64_t population);
 
 struct NoiseLawRow {
