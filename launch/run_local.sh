@@ -1,11 +1,12 @@
 #!/usr/bin/env bash
-# Runs one training on this machine: a laptop, or one node with several GPUs.
+# Runs one training, or a study, on this machine: a laptop, or one node with several GPUs.
 #
 #   launch/run_local.sh -n R [-t SECONDS] [--] CONFIG [--key value …]
 #
 #   -n R        ranks; "gpus" starts one for each GPU
 #   -t SECONDS  end the job after so long (exit code 110)
-#   CONFIG      an INI file of configs/; what follows goes to syncbn-train and wins over the file
+#   CONFIG      an INI file of configs/ or configs/studies/; what follows goes to syncbn-train (or, if
+#               the file has an [experiment …], to syncbn-study) and wins over the file
 #
 # Sets what Open MPI, OpenMP and NCCL need on one node, unless the environment already says
 # otherwise, prints the whole command, and ends with the job's own exit code.
@@ -43,8 +44,9 @@ config=${1:-}
 [[ -n $config && $config != -* ]] || die 64 "no configuration file named before the options; $usage"
 [[ -f $config && -r $config ]] || die 66 "configuration '$config' is not a readable file; see configs/."
 shift
-trainer=$build/syncbn-train
-[[ -x $trainer ]] || die 69 "$trainer is not built: run launch/setup.sh."
+program=$build/syncbn-train
+! grep -q '^[[:space:]]*\[experiment ' "$config" || program=$build/syncbn-study
+[[ -x $program ]] || die 69 "$program is not built: run launch/setup.sh."
 command -v mpirun >/dev/null || die 69 "mpirun is not on PATH: run launch/setup.sh."
 
 if (($(id -u) == 0)); then
@@ -70,6 +72,6 @@ warn_space "${TMPDIR:-/tmp}" 64 "Open MPI cannot start in a full folder; point T
 warn_space /dev/shm $((128 + 4 * ranks)) "in a container, start it with --shm-size=1g."
 
 command=(env "${settings[@]}" mpirun -n "$ranks" ${limit[@]+"${limit[@]}"}
-  "$trainer" --config "$config" "$@")
+  "$program" --config "$config" "$@")
 say "$(printf '%q ' "${command[@]}")"
 exec "${command[@]}" </dev/null

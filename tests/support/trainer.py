@@ -1,6 +1,7 @@
-"""Runs syncbn-train, under mpirun where ranks are asked for, and reads what it leaves.
+"""Runs syncbn-train (or another program), under mpirun where ranks are asked for, and reads what it
+leaves.
 
-The program is in the folder that SYNCBN_BUILD_DIR names.
+Programs are in the folder that SYNCBN_BUILD_DIR names.
 """
 
 import configparser
@@ -18,7 +19,8 @@ import safetensors
 import safetensors.torch
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-PROGRAM = str(pathlib.Path(os.environ.get("SYNCBN_BUILD_DIR", ROOT / "build")) / "syncbn-train")
+PROGRAMS = pathlib.Path(os.environ.get("SYNCBN_BUILD_DIR", ROOT / "build"))
+PROGRAM = str(PROGRAMS / "syncbn-train")
 
 # What a job on one shared machine needs: any number of ranks, bound to no core, one thread each.
 ENVIRONMENT = {
@@ -63,9 +65,9 @@ def arguments(options):
             for key, value in options.items()]
 
 
-def command(*words, ranks=None, timeout=120):
+def command(*words, ranks=None, timeout=120, program=PROGRAM):
     """`ranks` None: without mpirun. A list of lists: one rank with each list's further words."""
-    program, mpirun = [PROGRAM, *map(str, words)], ["mpirun", "--timeout", str(timeout)]
+    program, mpirun = [program, *map(str, words)], ["mpirun", "--timeout", str(timeout)]
     if ranks is None:
         return program
     if isinstance(ranks, int):
@@ -78,9 +80,10 @@ def environment(**changes):
     return {**os.environ, **ENVIRONMENT, **changes}
 
 
-def start(*words, ranks=None, timeout=120, prefix=(), **settings):
+def start(*words, ranks=None, timeout=120, prefix=(), program=PROGRAM, **settings):
     """The running process; its stdout and stderr are pipes of text."""
-    return subprocess.Popen([*prefix, *command(*words, ranks=ranks, timeout=timeout)],
+    return subprocess.Popen([*prefix,
+                             *command(*words, ranks=ranks, timeout=timeout, program=program)],
                             stdin=subprocess.DEVNULL, text=True, env=environment(),
                             **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": ROOT,
                                **settings})

@@ -1,0 +1,67 @@
+#include "study/calibration.hpp"
+
+#include <algorithm>
+#include <chrono>
+
+#include "train/trainer.hpp"
+
+namespace syncbn {
+namespace {
+
+constexpr double kSeconds = 0.3;  // of each measurement
+constexpr int64_t kMostSteps = 200;
+
+double seconds_per_step(const CommPtr& alone, at::Device device, const Options& options,
+                        const Dataset& data) {
+  using Clock = std::chrono::steady_clock;
+  Trainer trainer(alone, options, data, device);
+  trainer.start_epoch(0);
+  const int64_t steps = trainer.steps_per_epoch();
+  const auto step = [&](int64_t k) {
+    const auto start = Clock::now();
+    trainer.train_step(k % steps);
+    trainer.comm().wait(device);
+    return std::chrono::duration<double>(Clock::now() - start).count();
+  };
+  // The first step makes what later ones use; if it is long, that does not matter.
+  double seconds = step(0);
+  if (seconds > kSeconds) return seconds;
+  seconds = 0;
+  for (int64_t k = 1;; ++k) {
+    seconds += step(k);
+    if (seconds > kSeconds || k == kMostSteps) return seconds / static_cast<double>(k);
+  }
+}
+
+}  // namespace
+
+Speed calibrate(Runtime& runtime, const CommPtr& comm, at::Device device, const Plan& plan,
+                DataSets& data, Watchdog& watchdog) {
+  const CommPtr alone = comm->split(runtime.rank(), 0);
+  Speed speed;
+  agree(*runtime.world(), [&] {
+    if (runtime.rank() != 0 || plan.cells.empty()) return;
+    const auto operations = [&](const Cell& cell) {
+      StudyOptions nothing;
+      nothing.train_samples = nothing.population = 0;
+      const Work work = work_of(cell.options.train, nothing, data.of(cell.options.train), 1);
+      return work.operations / std::max(1.0, work.steps);
+    };
+    const auto [least, most] = std::minmax_element(
+        plan.cells.begin(), plan.cells.end(),
+        [&](const Cell& a, const Cell& b) { return operations(a) < operations(b); });
+    const auto measure = [&](const Cell& cell) {
+      watchdog.beat("calibration", 0);
+      return seconds_per_step(alone, device, cell.options.train, data.of(cell.options.train));
+    };
+    const double few = operations(*least), many = operations(*most);
+    const double few_s = measure(*least), many_s = few == many ? few_s : measure(*most);
+    speed.operation_s = few == many ? few_s / few : std::max(0.0, (many_s - few_s) / (many - few));
+    speed.step_s = few == many ? 0 : std::max(0.0, few_s - speed.operation_s * few);
+    speed.measured =
+        concat("steps of ", least->folder(), few == many ? "" : " and " + most->folder());
+  });
+  return speed;
+}
+
+}  // namespace syncbn

@@ -1,0 +1,25 @@
+// How fast this machine trains, from a short measurement: for --dry-run.
+#pragma once
+
+#include <string>
+
+#include "comm/watchdog.hpp"
+#include "study/plan.hpp"
+
+namespace syncbn {
+
+/// Seconds = step_s · steps + operation_s · operations, on one rank.
+struct Speed {
+  double step_s = 0, operation_s = 0;
+  std::string measured;  ///< in words, for the console
+  double seconds(const Work& work) const {
+    return step_s * work.steps + operation_s * work.operations;
+  }
+};
+
+/// Collective over the world. Rank 0 alone takes steps, for a fraction of a second each, of the
+/// cells whose steps take the fewest and the most operations.
+Speed calibrate(Runtime& runtime, const CommPtr& comm, at::Device device, const Plan& plan,
+                DataSets& data, Watchdog& watchdog);
+
+}  // namespace syncbn

@@ -1,0 +1,228 @@
+#include "study/study_file.hpp"
+
+#include <algorithm>
+#include <map>
+#include <set>
+
+#include "base/digest.hpp"
+#include "base/options_ini.hpp"
+
+namespace syncbn {
+namespace {
+
+constexpr const char* kExperiment = "experiment ";
+constexpr size_t kLongestName = 120;  // of a cell's folder
+constexpr size_t kMostCells = 100000;
+
+// Texts and lists by nature: their values are never axes.
+const std::set<std::string>& whole_values() {
+  static const std::set<std::string> keys = {"study.title",       "study.out", "study.seeds",
+                                             "tune.seeds",        "tune.lr",   "measure.targets",
+                                             "measure.noise_law", "data.dir"};
+  return keys;
+}
+
+bool is_axis(const std::string& key, const std::string& value) {
+  if (key.find('&') != std::string::npos) return true;
+  if (whole_values().count(key) != 0) return false;
+  return value.find('|') != std::string::npos || value.find(" .. ") != std::string::npos;
+}
+
+bool is_experiment(const std::string& section) {
+  return section.compare(0, std::string(kExperiment).size(), kExperiment) == 0;
+}
+
+std::string experiment_name(const std::string& section) {
+  return trim(section.substr(std::string(kExperiment).size()));
+}
+
+std::string checked_name(const std::string& section, const std::string& where) {
+  std::string name = experiment_name(section);
+  const bool plain = std::all_of(name.begin(), name.end(), [](char c) {
+    return std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '_' || c == '-';
+  });
+  if (name.empty() || !plain || name.size() > 64) {
+    refuse_line(where, concat("expected an experiment's name of up to 64 letters, digits, '_' and "
+                              "'-', found ",
+                              quoted(name)));
+  }
+  return name;
+}
+
+// The same message as set_option's, for an axis that a file or the command line gives.
+[[noreturn]] void refuse_axis(const std::string& where, const std::string& message) {
+  if (where.empty()) throw UsageError(message);
+  refuse_line(where, message);
+}
+
+Axis parse_axis(const std::string& key, const std::string& value, const std::string& where) {
+  Axis axis{split(key, '&'), {}, where};
+  try {
+    if (axis.keys.size() == 1) {
+      for (std::string& one : parse_list(key, value)) axis.values.push_back({std::move(one)});
+      return axis;
+    }
+    for (const std::string& tuple : split(value, '|')) axis.values.push_back(split(tuple, '&'));
+  } catch (const UsageError& error) {
+    refuse_axis(where, error.what());
+  }
+  for (const auto& tuple : axis.values) {
+    if (tuple.size() == axis.keys.size()) continue;
+    refuse_axis(where,
+                concat(key, ": expected ", axis.keys.size(),
+                       " values joined by '&' between the '|', found ", tuple.size(), " of them"));
+  }
+  return axis;
+}
+
+bool mentions(const std::string& line_key, const std::string& key) {
+  const auto keys = split(line_key, '&');
+  return std::find(keys.begin(), keys.end(), key) != keys.end();
+}
+
+// One line of an experiment, or of the command line, which applies to each.
+void apply(Experiment& experiment, const std::string& key, const std::string& value,
+           const std::string& where) {
+  if (!is_axis(key, value)) {
+    experiment.base.set(key, value, where);
+    return;
+  }
+  Axis axis = parse_axis(key, value, where);
+  TrialOptions probe = experiment.base;  // unknown keys and values are refused with their line
+  for (const auto& tuple : axis.values) {
+    for (size_t i = 0; i < axis.keys.size(); ++i) probe.set(axis.keys[i], tuple[i], where);
+  }
+  const std::set<std::vector<std::string>> distinct(axis.values.begin(), axis.values.end());
+  if (distinct.size() != axis.values.size()) refuse_axis(where, concat(key, ": a value twice"));
+  experiment.axes.push_back(std::move(axis));
+}
+
+void check_axes(const Experiment& experiment) {
+  std::set<std::string> seen;
+  size_t cells = 1;
+  for (const Axis& axis : experiment.axes) {
+    cells *= axis.values.size();
+    for (const std::string& key : axis.keys) {
+      if (!seen.insert(key).second) {
+        throw UsageError(
+            concat("[experiment ", experiment.name, "]: two axes move ", key, "; keep one of them"),
+            ExitCode::kConfig);
+      }
+    }
+  }
+  if (cells > kMostCells) {
+    throw UsageError(concat("[experiment ", experiment.name, "]: ", cells, " cells; expected at ",
+                            "most ", kMostCells),
+                     ExitCode::kConfig);
+  }
+  for (const char* key : {"run.out", "run.seed"}) {
+    if (seen.count(key) == 0 && experiment.base.train.set_keys.count(key) == 0) continue;
+    throw UsageError(concat(key, " is the study's to set; give study.",
+                            std::string(key) == "run.out" ? "out" : "seeds", " instead"));
+  }
+}
+
+std::string name_of(const std::vector<std::pair<std::string, std::string>>& settings) {
+  std::string name;
+  for (const auto& [key, value] : settings) {
+    name += (name.empty() ? "" : ",") + key + "=";
+    for (const char c : value) {
+      const bool plain = std::isalnum(static_cast<unsigned char>(c)) != 0 || c == '.' || c == '-' ||
+                         c == '_' || c == '+';
+      name += c == ',' ? 'x' : plain ? c : '_';
+    }
+  }
+  if (name.empty()) return "all";
+  if (name.size() <= kLongestName) return name;
+  std::string whole;
+  for (const auto& [key, value] : settings) whole += key + "=" + value + "\n";
+  return name.substr(0, kLongestName - 17) + "-" + sha256({whole}).substr(0, 16);
+}
+
+}  // namespace
+
+std::vector<Experiment> parse_study(const CommandLine& line, const std::string& text,
+                                    const std::string& name) {
+  std::vector<std::string> keys = option_keys();
+  const auto study_keys = keys_of(StudyOptions());
+  keys.insert(keys.end(), study_keys.begin(), study_keys.end());
+  const auto sections = sections_of(keys);
+  std::vector<Experiment> experiments;
+  const auto named = [&](const std::string& section) {
+    return std::find_if(experiments.begin(), experiments.end(), [&](const Experiment& experiment) {
+      return experiment.name == experiment_name(section);
+    });
+  };
+  TrialOptions base;
+  base.train.seed.split = 1;  // trials of all seeds share the data
+  const auto given = [&](const std::string& key) {
+    return std::any_of(line.settings.begin(), line.settings.end(),
+                       [&](const auto& setting) { return mentions(key, setting.first); });
+  };
+
+  const auto check_section = [&](const std::string& section, const std::string& where) {
+    if (!is_experiment(section)) return check_known_section(section, sections, where);
+    experiments.push_back({checked_name(section, where), {}, {}});
+    if (named(section) + 1 == experiments.end()) return;
+    refuse_line(where, concat("a second [", section, "]; give it another name"));
+  };
+  const auto settings = parse_ini(text, name, check_section);
+  for (const IniSetting& setting : settings) {
+    const std::string key = setting.section + "." + setting.key;
+    if (!is_experiment(setting.section) && !given(key)) base.set(key, setting.value, setting.where);
+  }
+  for (Experiment& experiment : experiments) experiment.base = base;
+  for (const IniSetting& setting : settings) {
+    if (!is_experiment(setting.section) || given(setting.key)) continue;
+    apply(*named(setting.section), setting.key, setting.value, setting.where);
+  }
+  if (experiments.empty()) {
+    throw UsageError(concat(name, " has no [experiment NAME]; a study needs at ",
+                            "least one (--help; configs/studies)"),
+                     ExitCode::kConfig);
+  }
+  for (Experiment& experiment : experiments) {
+    for (const auto& [key, value] : line.settings) apply(experiment, key, value, "");
+    check_axes(experiment);
+    try {
+      validate(experiment.base.study);
+    } catch (const UsageError& error) {
+      throw UsageError(concat("[experiment ", experiment.name, "]: ", error.what()),
+                       ExitCode::kConfig);
+    }
+  }
+  return experiments;
+}
+
+std::vector<Cell> cells_of(const Experiment& experiment) {
+  std::vector<Cell> cells = {{experiment.name, "", {}, experiment.base}};
+  for (const Axis& axis : experiment.axes) {
+    std::vector<Cell> product;
+    for (const Cell& cell : cells) {
+      for (const auto& tuple : axis.values) {
+        product.push_back(cell);
+        for (size_t i = 0; i < axis.keys.size(); ++i) {
+          product.back().settings.emplace_back(axis.keys[i], tuple[i]);
+          product.back().options.set(axis.keys[i], tuple[i], axis.where);
+        }
+      }
+    }
+    cells = std::move(product);
+  }
+  std::set<std::string> names;
+  for (Cell& cell : cells) {
+    cell.name = name_of(cell.settings);
+    try {
+      validate(cell.options.train);
+      validate(cell.options.study);
+    } catch (const UsageError& error) {
+      throw UsageError(
+          concat("[experiment ", experiment.name, "], cell ", cell.name, ": ", error.what()),
+          ExitCode::kConfig);
+    }
+    SYNCBN_CHECK(names.insert(cell.name).second, "two cells are named ", cell.name);
+  }
+  return cells;
+}
+
+}  // namespace syncbn

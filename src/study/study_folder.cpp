@@ -1,0 +1,211 @@
+#include "study/study_folder.hpp"
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <nlohmann/json.hpp>
+
+#include "base/log.hpp"
+
+namespace syncbn {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+constexpr uint64_t kLargestMetadata = uint64_t{1} << 24;  // bytes
+
+std::string text_of(const Json& json) {
+  constexpr int kIndent = 1;
+  return json.dump(kIndent, ' ', false, Json::error_handler_t::replace) + "\n";
+}
+
+// A JSON file, or null if it is missing. One that is damaged is told and counts as missing: what it
+// tells is found anew.
+Json read_json(const std::string& path) {
+  std::error_code ignored;
+  if (!fs::exists(path, ignored)) return nullptr;
+  const FileBytes bytes =
+      read_regular_file(path, "study file", kLargestMetadata, ExitCode::kInputDamaged);
+  const auto* const begin = bytes.data.get();
+  const Json json = Json::parse(begin, begin + bytes.size, nullptr, /*allow_exceptions=*/false);
+  if (!json.is_discarded()) return json;
+  log_warning("'" + path + "' is damaged and is made anew");
+  return nullptr;
+}
+
+bool is_finished(const Json& metadata) {
+  if (!metadata.is_object() || !metadata.contains("status")) return false;
+  const Json& status = metadata.at("status");
+  return status == "COMPLETE" || status == "DIVERGED";
+}
+
+Outcome outcome_from(const Json& metadata) {
+  Outcome outcome;
+  outcome.diverged = metadata.at("status") == "DIVERGED";
+  const auto number = [&](const char* key) {
+    const Json& value = metadata.at("final").at(key);
+    return value.is_number() ? value.get<double>() : NAN;
+  };
+  outcome.val_accuracy = number("val_accuracy");
+  outcome.val_loss = number("val_loss");
+  const Json& targets = metadata.at("targets");
+  if (!targets.empty() && targets[0].at("steps").is_number()) {
+    outcome.first_target_steps = targets[0].at("steps").get<int64_t>();
+  }
+  return outcome;
+}
+
+Json all_options(const Options& options) {
+  Json json = Json::object();
+  for_each_option(options, [&](const char* key, const auto& field, const char*) {
+    json[key] = write_value(field);
+  });
+  return json;
+}
+
+Json cell_json(const Cell& cell) {
+  Json settings = Json::object(), study = Json::object();
+  for (const auto& [key, value] : cell.settings) settings[key] = value;
+  for_each_option(cell.options.study, [&](const char* key, const auto& field, const char*) {
+    study[key] = write_value(field);
+  });
+  return {{"experiment", cell.experiment},
+          {"cell", cell.name},
+          {"settings", settings},
+          {"options", all_options(cell.options.train)},
+          {"study", study}};
+}
+
+Json optional_json(const std::optional<double>& value) {
+  return value ? Json(*value) : Json(nullptr);
+}
+
+[[noreturn]] void refuse(const std::string& path, const std::string& why) {
+  throw Error(concat("cannot use the study's folder '", path, "': ", why,
+                     "; name another with --study.out"),
+              ExitCode::kCannotCreate);
+}
+
+}  // namespace
+
+double unix_time() {
+  using namespace std::chrono;
+  return duration<double>(system_clock::now().time_since_epoch()).count();
+}
+
+void StudyFolder::create(const std::string& study_ini, const Json& study_json) {
+  std::error_code failed;
+  fs::create_directories(path_, failed);
+  if (failed) refuse(path_, failed.message());
+  if (!fs::is_directory(path_)) refuse(path_, "it is not a folder");
+  const Json before = read_json(path_ + "/study.json");
+  if (before.is_null() && !fs::is_empty(path_)) refuse(path_, "it holds other files");
+  if (before.is_object() && before.value("fingerprint", "") != study_json.at("fingerprint")) {
+    refuse(path_, "it holds a study of other cells or options");
+  }
+  if (before.is_null()) write_file(path_ + "/study.json", text_of(study_json));
+  write_file(path_ + "/study.ini", study_ini);
+  for (const Cell& cell : plan_.cells) {
+    const std::string folder = path_ + "/" + cell.folder();
+    fs::create_directories(folder, failed);
+    if (failed) refuse(path_, concat(cell.folder(), ": ", failed.message()));
+    if (!fs::exists(folder + "/cell.json")) {
+      write_file(folder + "/cell.json", text_of(cell_json(cell)));
+    }
+  }
+}
+
+const Outcome* StudyFolder::known(const Trial& trial) const {
+  const auto found = outcomes_.find(folder(trial));
+  return found == outcomes_.end() ? nullptr : &found->second;
+}
+
+const Outcome* StudyFolder::outcome(const Trial& trial) {
+  if (const Outcome* found = known(trial)) return found;
+  const std::string at = folder(trial);
+  const Json metadata = read_json(at + "/metadata.json");
+  if (!is_finished(metadata)) return nullptr;
+  try {
+    return &outcomes_.emplace(at, outcome_from(metadata)).first->second;
+  } catch (const Json::exception& error) {
+    log_warning(concat("'", at, "/metadata.json' is damaged and is made anew: ", error.what()));
+    return nullptr;
+  }
+}
+
+std::unique_ptr<FileLock> StudyFolder::claim(const Trial& trial) {
+  const std::string at = folder(trial);
+  std::error_code failed;
+  fs::create_directories(at, failed);
+  if (failed) refuse(path_, failed.message());
+  try {
+    return FileLock::take(at + "/.lock");
+  } catch (const Error& error) {
+    refuse(path_, concat("a trial cannot be locked: ", error.what()));
+  }
+}
+
+void StudyFolder::write_metadata(const Trial& trial, const Json& metadata) {
+  Json whole = metadata;
+  whole["options"] = all_options(plan_.options_of(trial));
+  write_file(folder(trial) + "/metadata.json", text_of(whole));
+}
+
+void StudyFolder::write_table(const Trial& trial, const std::string& name, const std::string& csv) {
+  write_file(folder(trial) + "/" + name, csv);
+}
+
+void StudyFolder::write_tuning(size_t cell, const Tuning& tuning) {
+  const std::string path = path_ + "/" + plan_.cells[cell].folder() + "/tuning.json";
+  Json curve = Json::array();
+  for (const Tuning::Rate& rate : tuning.curve) {
+    Json values = Json::array();
+    for (const auto& value : rate.values) values.push_back(optional_json(value));
+    curve.push_back({{"lr", rate.lr},
+                     {"values", values},
+                     {"median", optional_json(rate.median)},
+                     {"diverged", rate.diverged}});
+  }
+  const Json json = {
+      {"key", "train.lr"},           {"criterion", plan_.cells[cell].options.study.criterion},
+      {"chosen", tuning.chosen},     {"edge", tuning.edge},
+      {"fallback", tuning.fallback}, {"curve", curve}};
+  if (read_json(path) != json) write_file(path, text_of(json));
+}
+
+double StudyFolder::write_ledger(double start_s) {
+  struct Line {
+    double start, end;
+    std::string text;
+    double rank_seconds;
+  };
+  std::vector<Line> lines;
+  for (size_t c = 0; c < plan_.cells.size(); ++c) {
+    const auto known = trials_of(plan_, c, [&](const Trial& trial) { return outcome(trial); });
+    const auto add = [&](const Trial& trial) {
+      const Json m = read_json(folder(trial) + "/metadata.json");
+      if (!is_finished(m)) return;
+      const double start = m.at("started"), end = m.at("finished"), ranks = m.at("ranks");
+      lines.push_back({start, end,
+                       concat('"', plan_.folder_of(trial), "\",", name_of(trial.stage), ",",
+                              m.at("status").get<std::string>(), ",", m.at("ranks").dump(), ",",
+                              m.at("first_rank").dump(), ",", m.at("host").get<std::string>(), ",",
+                              m.at("started").dump(), ",", m.at("finished").dump(), "\n"),
+                       ranks * (end - start)});
+    };
+    std::for_each(known.trials.begin(), known.trials.end(), add);
+  }
+  std::sort(lines.begin(), lines.end(),
+            [](const Line& a, const Line& b) { return a.start < b.start; });
+  std::string csv = "trial,stage,status,ranks,first_rank,host,start_s,end_s\n";
+  double busy = 0;
+  for (const Line& line : lines) {
+    csv += line.text;
+    if (line.start >= start_s) busy += line.rank_seconds;
+  }
+  write_file(path_ + "/ledger.csv", csv);
+  return busy;
+}
+
+}  // namespace syncbn

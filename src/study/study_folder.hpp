@@ -1,0 +1,59 @@
+// A study's folder: study / experiment / cell / trial, as files that are never seen half-written.
+//
+//   study.ini, study.json, ledger.csv
+//   <experiment>/<cell>/cell.json, tuning.json
+//   <experiment>/<cell>/<trial>/metadata.json and tables (CSV)
+//
+// Shared by all ranks of one or several jobs through the file system; nothing here is collective
+// or talks to another rank. A trial is finished when its metadata.json says COMPLETE or DIVERGED;
+// it is written last. A trial is claimed by a lock that the system drops when its holder dies.
+#pragma once
+
+#include <map>
+#include <memory>
+#include <nlohmann/json_fwd.hpp>
+#include <optional>
+#include <string>
+
+#include "base/file.hpp"
+#include "study/plan.hpp"
+
+namespace syncbn {
+
+class StudyFolder {
+ public:
+  StudyFolder(std::string path, const Plan& plan) : path_(std::move(path)), plan_(plan) {}
+
+  const std::string& path() const { return path_; }
+
+  /// Makes the folder with study.ini, study.json and every cell.json. Another study in its place,
+  /// or another version of this one, is refused: Error(kCannotCreate).
+  void create(const std::string& study_ini, const nlohmann::ordered_json& study_json);
+
+  /// What a finished trial found; null if it is not finished. Remembered once found.
+  const Outcome* outcome(const Trial& trial);
+  /// The same without looking at the disk.
+  const Outcome* known(const Trial& trial) const;
+  /// The lock of a trial that nobody holds; null if a running job has it.
+  std::unique_ptr<FileLock> claim(const Trial& trial);
+
+  void write_metadata(const Trial& trial, const nlohmann::ordered_json& metadata);
+  /// A table of a trial, named "measurements.csv".
+  void write_table(const Trial& trial, const std::string& name, const std::string& csv);
+  void write_tuning(size_t cell, const Tuning& tuning);
+  /// ledger.csv from the metadata of all finished trials; returns the rank-seconds that they took
+  /// since `start_s` (Unix time).
+  double write_ledger(double start_s);
+
+ private:
+  std::string folder(const Trial& trial) const { return path_ + "/" + plan_.folder_of(trial); }
+
+  std::string path_;
+  const Plan& plan_;
+  std::map<std::string, Outcome> outcomes_;  // by folder
+};
+
+/// Seconds since 1970.
+double unix_time();
+
+}  // namespace syncbn

@@ -1,0 +1,181 @@
+#include "study/study_options.hpp"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+
+namespace syncbn {
+namespace {
+
+constexpr size_t kMostValues = 10000;
+constexpr int64_t kMostSeed = int64_t{1} << 53;
+
+[[noreturn]] void refuse(const std::string& key, const std::string& expected,
+                         const std::string& found) {
+  throw UsageError(concat(key, ": expected ", expected, ", found ", quoted(found)));
+}
+
+bool is_whole(const std::string& text) {
+  int64_t value = 0;
+  return read_value(text, value) == nullptr;
+}
+
+double number(const std::string& key, const std::string& text, const std::string& whole) {
+  double value = 0;
+  if (read_value(text, value) != nullptr) refuse(key, "numbers around '..' and after 'by'", whole);
+  return value;
+}
+
+std::string four_digits(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.4g", value);
+  double rounded = 0;
+  SYNCBN_CHECK(read_value(std::string(text), rounded) == nullptr, text);
+  return write_value(rounded);
+}
+
+// A .. B [by S | by *F]
+std::vector<std::string> parse_range(const std::string& key, const std::string& text) {
+  const size_t dots = text.find("..");
+  const size_t by = text.find(" by ");
+  const std::string from = trim(text.substr(0, dots));
+  const std::string to = trim(text.substr(dots + 2, by == std::string::npos ? by : by - dots - 2));
+  std::string step = by == std::string::npos ? "1" : trim(text.substr(by + 4));
+  const bool multiplies = !step.empty() && step[0] == '*';
+  if (multiplies) step = trim(step.substr(1));
+  const double first = number(key, from, text), last = number(key, to, text);
+  const double by_value = number(key, step, text);
+  const bool whole = is_whole(from) && is_whole(step);
+  const bool grows = multiplies ? by_value > 1 && first > 0 : by_value > 0;
+  if (!grows || last < first) {
+    refuse(key, "a range that grows from its first value to its last", text);
+  }
+  std::vector<std::string> values;
+  const double slack = 1 + 1e-6;  // of the rounded digits of a factor
+  for (size_t i = 0;; ++i) {
+    const double value = multiplies ? first * std::pow(by_value, static_cast<double>(i))
+                                    : first + by_value * static_cast<double>(i);
+    if (value > (last > 0 ? last * slack : last + 1e-9)) break;
+    if (values.size() == kMostValues) refuse(key, concat("at most ", kMostValues, " values"), text);
+    values.push_back(whole ? std::to_string(std::llround(value)) : four_digits(value));
+  }
+  return values;
+}
+
+void one_of(const std::string& key, const std::string& value,
+            const std::vector<std::string>& choices) {
+  if (std::find(choices.begin(), choices.end(), value) != choices.end()) return;
+  std::string all;
+  for (const std::string& choice : choices) all += (all.empty() ? "" : " | ") + choice;
+  refuse(key, all, value);
+}
+
+void at_least(const std::string& key, double value, double least) {
+  if (value < least) refuse(key, concat("at least ", least), write_value(value));
+}
+
+void check_known(const std::string& key, const std::string& where) {
+  std::vector<std::string> keys = option_keys();
+  if (std::find(keys.begin(), keys.end(), key) != keys.end()) return;
+  const auto more = keys_of(StudyOptions());
+  keys.insert(keys.end(), more.begin(), more.end());
+  const std::string near = did_you_mean(key, keys);
+  const std::string message =
+      concat("unknown key ", quoted(key), near.empty() ? "; --help lists all keys" : near);
+  if (where.empty()) throw UsageError(message);
+  throw UsageError(concat(where, ": ", message), ExitCode::kConfig);
+}
+
+}  // namespace
+
+void TrialOptions::set(const std::string& key, const std::string& value, const std::string& where) {
+  const auto expected = read_option(study, key, value);
+  if (!expected) {
+    check_known(key, where);
+    set_option(train, key, value, where);
+    return;
+  }
+  if (expected->empty()) return;
+  const std::string message = concat(key, ": expected ", *expected, ", found ", quoted(value));
+  if (where.empty()) throw UsageError("--" + message);
+  throw UsageError(concat(where, ": ", message), ExitCode::kConfig);
+}
+
+std::string TrialOptions::get(const std::string& key) const {
+  const auto value = write_option(study, key);
+  return value ? *value : get_option(train, key);
+}
+
+std::vector<std::string> parse_list(const std::string& key, const std::string& text) {
+  std::vector<std::string> values;
+  for (const std::string& part : split(text, '|')) {
+    if (part.find("..") == std::string::npos) {
+      values.push_back(part);
+    } else {
+      for (std::string& value : parse_range(key, part)) values.push_back(std::move(value));
+    }
+  }
+  return values;
+}
+
+std::vector<double> parse_numbers(const std::string& key, const std::string& text) {
+  std::vector<double> numbers;
+  for (const std::string& value : parse_list(key, text)) {
+    numbers.push_back(0);
+    if (read_value(value, numbers.back()) != nullptr) refuse(key, "numbers", text);
+  }
+  return numbers;
+}
+
+std::vector<int64_t> parse_integers(const std::string& key, const std::string& text) {
+  std::vector<int64_t> numbers;
+  for (const std::string& value : parse_list(key, text)) {
+    numbers.push_back(0);
+    if (read_value(value, numbers.back()) != nullptr) refuse(key, "whole numbers", text);
+  }
+  return numbers;
+}
+
+void validate(const StudyOptions& study) {
+  for (const auto& [key, text] : {std::pair<std::string, std::string>{"study.seeds", study.seeds},
+                                  {"tune.seeds", study.tune_seeds}}) {
+    const auto seeds = parse_integers(key, text);
+    const bool in_range = std::all_of(seeds.begin(), seeds.end(),
+                                      [](int64_t seed) { return seed >= 0 && seed < kMostSeed; });
+    const std::set<int64_t> distinct(seeds.begin(), seeds.end());
+    if (seeds.empty() || !in_range || distinct.size() != seeds.size()) {
+      refuse(key, "one or more different whole numbers from 0 on", text);
+    }
+  }
+  for (const double lr : parse_numbers("tune.lr", study.lr)) {
+    if (lr <= 0) refuse("tune.lr", "learning rates above 0", study.lr);
+  }
+  const auto targets = parse_numbers("measure.targets", study.targets);
+  for (const double target : targets) {
+    if (target <= 0 || target >= 1) refuse("measure.targets", "errors in (0, 1)", study.targets);
+  }
+  for (const int64_t m : parse_integers("measure.noise_law", study.noise_law)) {
+    if (m < 2) refuse("measure.noise_law", "numbers of samples from 2 on", study.noise_law);
+  }
+  one_of("study.impossible", study.impossible, {"refuse", "drop"});
+  one_of("study.stop", study.stop, {"none", "target", "plateau"});
+  one_of("tune.criterion", study.criterion, {"val_accuracy", "val_loss", "steps_to_target"});
+  one_of("measure.layers", study.layers, {"none", "last", "full"});
+  if (targets.empty() && (study.stop == "target" || study.criterion == "steps_to_target")) {
+    refuse("measure.targets", "a validation error, which study.stop or tune.criterion asks for",
+           "");
+  }
+  at_least("study.ranks", static_cast<double>(study.ranks), 1);
+  at_least("tune.extend", static_cast<double>(study.extend), 0);
+  if (study.per_epoch <= 0) refuse("measure.per_epoch", "above 0", write_value(study.per_epoch));
+  at_least("measure.every_steps", static_cast<double>(study.every_steps), 0);
+  at_least("measure.full_every", static_cast<double>(study.full_every), 0);
+  at_least("measure.train_samples", static_cast<double>(study.train_samples), 1);
+  at_least("measure.population", static_cast<double>(study.population), 2);
+  at_least("measure.units", static_cast<double>(study.units), 0);
+  if (study.noise_scale < 0 || study.noise_scale == 1) {
+    refuse("measure.noise_scale", "2 batches or more, or 0", write_value(study.noise_scale));
+  }
+}
+
+}  // namespace syncbn

@@ -1,0 +1,223 @@
+"""syncbn-study from outside: what a study leaves, how it goes on after a kill, what it refuses."""
+
+import csv
+import json
+import os
+import random
+import signal
+import time
+
+import pytest
+
+from support import study, trainer
+
+BUSY = 0.85  # share of the ranks' time that goes into trials
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a study that ran undisturbed."""
+    folder = tmp_path_factory.mktemp("whole")
+    result = study.run(study.write(folder), folder / "out")
+    assert result.code == 0, result.stderr
+    return folder / "out"
+
+
+def test_leaves_a_tree_of_results(whole):
+    found = study.trials(whole)
+    assert len(found) == study.TRIALS
+    assert {metadata["status"] for metadata in found.values()} == {"COMPLETE"}
+    assert (whole / "study.ini").read_text() == study.TEXT
+    description = json.loads((whole / "study.json").read_text())
+    assert description["title"] == "A small study" and description["ranks"] == 2
+    assert [(experiment["name"], len(experiment["cells"]))
+            for experiment in description["experiments"]] == [("tuned", 2), ("ranks", 4)]
+    assert sum(cell["trials"] for experiment in description["experiments"]
+               for cell in experiment["cells"]) == study.TRIALS
+    cell = whole / "tuned/train.batch=32"
+    settings = json.loads((cell / "cell.json").read_text())
+    assert settings["settings"] == {"train.batch": "32"}
+    assert settings["options"]["norm.batch"] == "8"
+    tuning = json.loads((cell / "tuning.json").read_text())
+    assert [rate["lr"] for rate in tuning["curve"]] == [0.01, 0.1]
+    for seed in (1, 2):
+        metadata = found[f"tuned/train.batch=32/final-seed{seed}"]
+        assert metadata["lr"] == tuning["chosen"] and metadata["seed"] == seed
+        assert metadata["options"]["run.seed"] == str(seed)
+        assert (cell / f"final-seed{seed}" / "layers.csv").exists()
+    assert not (cell / "tune-lr0.1-seed101" / "layers.csv").exists()
+    assert not list(whole.rglob(".lock")) and not list(whole.rglob("*.tmp-*"))
+
+
+def test_writes_a_ledger_of_all_trials(whole):
+    with open(whole / "ledger.csv", newline="") as file:
+        ledger = {row["trial"]: row for row in csv.DictReader(file)}
+    assert set(ledger) == set(study.trials(whole))
+    for name, row in ledger.items():
+        assert float(row["start_s"]) < float(row["end_s"])
+        assert row["ranks"] == ("2" if "study.ranks=2" in name else "1")
+
+
+def test_a_trial_has_the_same_result_on_any_ranks(whole):
+    found = study.results(whole)
+    for arm in ("norm.kind=none", "norm.kind=batch"):
+        for seed in (1, 2):
+            cells = [f"ranks/{arm},norm.batch=global,study.ranks={ranks}/final-seed{seed}"
+                     for ranks in (1, 2)]
+            assert found[cells[0]] == found[cells[1]]
+
+
+def test_arms_at_one_seed_begin_alike(whole):
+    """Paired arms: the same order of samples, so that the first batch's samples are the same."""
+    losses = {}
+    for name, (_, tables) in ((key, value) for key, value in study.results(whole).items()
+                              if key.startswith("ranks/") and "study.ranks=1" in key):
+        losses[name] = tables["measurements.csv"][0]["samples"]
+    assert len(set(losses.values())) == 1
+
+
+def test_a_second_run_repeats_nothing(whole):
+    before = {path: path.stat().st_mtime_ns for path in whole.rglob("metadata.json")}
+    result = study.run(whole.parent / "small.ini", whole, ranks=3)
+    assert result.code == 0, result.stderr
+    assert f"{study.TRIALS} trials, 0 of them now" in result.stderr
+    assert {path: path.stat().st_mtime_ns for path in whole.rglob("metadata.json")} == before
+
+
+def test_killed_at_random_moments_it_ends_with_the_same_results(whole, tmp_path):
+    chance, config, out = random.Random(5), study.write(tmp_path), tmp_path / "out"
+    for part in range(4):
+        known = len(study.finished(out))
+        if known > study.TRIALS - 8:  # it might end before it is killed
+            break
+        job = study.start(config, out, lambda: len(study.finished(out)) > known,
+                          ranks=[2, 3, 2, 4][part % 4])
+        time.sleep(chance.uniform(0, 0.3))
+        victim = chance.choice([*job.ranks, job.process.pid])
+        os.kill(victim, signal.SIGKILL)
+        code, stderr, _ = job.end()
+        assert code == (-signal.SIGKILL if victim == job.process.pid else 137), stderr
+        assert len(study.finished(out)) > known
+    assert part >= 2
+    result = study.run(config, out, ranks=3)
+    assert result.code == 0, result.stderr
+    assert study.results(out) == study.results(whole)
+
+
+def test_sigusr1_stops_it_between_two_steps(whole, tmp_path):
+    config, out = study.write(tmp_path), tmp_path / "out"
+    for ranks in (2, 3):
+        known = len(study.finished(out))
+        job = study.start(config, out, lambda: len(study.finished(out)) > known, ranks=ranks)
+        job.process.send_signal(signal.SIGUSR1)
+        code, stderr, seconds = job.end()
+        assert code == 75, stderr
+        assert "stopped on request with trials left" in stderr and str(out) in stderr
+        assert seconds < 5
+    assert study.run(config, out).code == 0
+    assert study.results(out) == study.results(whole)
+
+
+def test_two_jobs_share_one_study(whole, tmp_path):
+    config, out = study.write(tmp_path), tmp_path / "out"
+    words = study.words(config, out)
+    jobs = [trainer.start(*words, ranks=2, program=study.PROGRAM) for _ in range(2)]
+    ran = 0
+    for job in jobs:
+        stderr = job.communicate(timeout=120)[1]
+        assert job.returncode == 0, stderr
+        ran += int(stderr.split(f"{study.TRIALS} trials, ")[1].split()[0])
+    assert ran == study.TRIALS, "each trial once"
+    assert study.results(out) == study.results(whole)
+
+
+def test_sixty_short_trials_keep_both_ranks_busy(tmp_path):
+    text = study.TEXT.split("[experiment")[0].replace("seeds = 1 .. 2", "seeds = 1 .. 15").replace(
+        "limit = 500", "limit = 2000").replace("epochs = 2", "epochs = 10")
+    text += "[experiment short]\ntrain.batch = 16 .. 128 by *2\nnorm.kind = none\n"
+    out = tmp_path / "out"
+    result = study.run(study.write(tmp_path, text), out)
+    assert result.code == 0, result.stderr
+    trials = study.finished(out).values()
+    assert len(trials) == 60
+    span = max(t["finished"] for t in trials) - min(t["started"] for t in trials)
+    assert sum(t["finished"] - t["started"] for t in trials) / (2 * span) >= BUSY
+
+
+def test_a_damaged_trial_is_run_again(whole, tmp_path):
+    config, out = study.write(tmp_path), tmp_path / "out"
+    assert study.run(config, out).code == 0
+    metadata = out / "tuned/train.batch=16/final-seed1/metadata.json"
+    metadata.write_text(metadata.read_text()[:100])
+    result = study.run(config, out)
+    assert result.code == 0 and f"'{metadata}' is damaged" in result.stderr
+    assert f"{study.TRIALS} trials, 1 of them now" in result.stderr
+    assert study.results(out) == study.results(whole)
+
+
+# ---- the plan ----
+
+def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
+    text = study.TEXT + "study.impossible = drop\ntrain.batch = 64 | 500\n"
+    result = study.run(study.write(tmp_path, text), tmp_path / "out", "--dry-run")
+    assert result.code == 0, result.stderr
+    assert not (tmp_path / "out").exists()
+    lines = {line.split()[0]: line.split() for line in result.stderr.splitlines() if line.strip()}
+    assert lines["tuned"][1:3] == ["2", "12"] and lines["ranks"][1:3] == ["4", "8"]
+    assert result.stderr.count("dropped: ranks/") == 4
+    assert "at most the 400 training samples, found 500" in result.stderr
+    assert "20 trials in 0:0" in result.stderr and "on 2 ranks" in result.stderr
+
+
+def test_each_shipped_study_has_a_plan():
+    files = sorted((trainer.ROOT / "configs/studies").glob("*.ini"))
+    assert files
+    for path in files:
+        result = study.run(path, "unused", "--dry-run", "--data.name", "synthetic",
+                           "--study.impossible", "drop", "--data.limit", "0",
+                           "--train.max_steps", "1")
+        assert result.code == 0, (path, result.stderr)
+
+
+# ---- what is refused ----
+
+REFUSED = {
+    "no file": (64, "", ["--study.out", "x"], ["a study needs a file", "--config"]),
+    "unknown key": (78, "[experiment a]\ntrain.bach = 1 | 2\n", [],
+                    ["small.ini: line 2", "train.bach", "train.batch"]),
+    "axis in words": (78, "[experiment a]\ntrain.batch = 8 .. two\n", [],
+                      ["small.ini: line 2", "8 .. two"]),
+    "M does not tile": (78, "[experiment a]\ntrain.batch = 64 | 48\nnorm.batch = 32\n", [],
+                        ["[experiment a]", "train.batch=48", "norm.batch", "divides",
+                         "study.impossible = drop"]),
+    "B above the data": (78, "[experiment a]\ntrain.batch = 64 | 4096\n", [],
+                         ["[experiment a]", "train.batch=4096", "2000"]),
+    "too few ranks": (78, "[experiment a]\nstudy.ranks = 1 | 3\n", [], ["mpirun -n 3"]),
+    "flag of training": (64, "[experiment a]\n", ["--resume"], ["unknown option", "--resume"]),
+    "run.out": (64, "[experiment a]\n", ["--run.out", "x"], ["run.out", "study.out"]),
+}
+
+
+@pytest.mark.parametrize("ranks", [None, 2])
+@pytest.mark.parametrize("name", REFUSED)
+def test_refuses(tmp_path, name, ranks):
+    code, text, more, says = REFUSED[name]
+    if text:
+        path = study.write(tmp_path, "[data]\nname = synthetic\n" * ("experiment" not in text) + text)
+        more = ["--config", path, "--study.out", tmp_path / "out", "--data.name", "synthetic", *more]
+    result = trainer.run(*more, ranks=ranks, program=study.PROGRAM)
+    assert result.code == code, result.stderr
+    sentence = result.sentence()
+    assert sentence.startswith("syncbn-study: ")
+    assert [part for part in says if part not in sentence] == []
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("ranks", [None, 2])
+def test_refuses_the_folder_of_another_study(whole, tmp_path, ranks):
+    other = study.write(tmp_path, study.TEXT.replace("epochs = 2", "epochs = 3"))
+    before = study.trials(whole)
+    result = study.run(other, whole, ranks=ranks)
+    assert result.code == (78 if ranks is None else 73), result.stderr
+    assert ("mpirun -n 2" if ranks is None else "other cells or options") in result.stderr
+    assert study.trials(whole) == before

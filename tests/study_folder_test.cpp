@@ -1,0 +1,167 @@
+// A study's folder: what counts as finished, who may claim a trial, and which folder is refused.
+#include "study/study_folder.hpp"
+
+#include <gtest/gtest.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <nlohmann/json.hpp>
+
+#include "support/idx_files.hpp"
+#include "support/options_support.hpp"
+
+namespace syncbn {
+namespace {
+
+namespace fs = std::filesystem;
+using Json = nlohmann::ordered_json;
+
+Json finished(const std::string& status) {
+  return {{"status", status},
+          {"final", {{"val_accuracy", 0.75}, {"val_loss", 0.5}}},
+          {"targets", {{{"error", 0.3}, {"steps", 40}}, {{"error", 0.1}, {"steps", nullptr}}}},
+          {"stage", "final"},
+          {"ranks", 2},
+          {"first_rank", 0},
+          {"host", "here"},
+          {"started", 100.0},
+          {"finished", 103.0}};
+}
+
+class StudyFolderTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    plan_.experiments = parse_study({}, "[experiment a]\ntrain.batch = 16 | 32\n", "test.ini");
+    plan_.cells = cells_of(plan_.experiments[0]);
+  }
+  StudyFolder folder() { return {path_, plan_}; }
+  void create(const std::string& fingerprint = "one") {
+    folder().create("text", {{"fingerprint", fingerprint}});
+  }
+  std::string file(const std::string& name) const {
+    return path_ + "/" + plan_.folder_of(trial_) + "/" + name;
+  }
+
+  TempFolder scratch_;
+  std::string path_ = scratch_.path().string() + "/runs/study";
+  Plan plan_;
+  Trial trial_{1, Stage::kFinal, 0.1, 3};
+};
+
+TEST_F(StudyFolderTest, ATrialIsFinishedOnceItsMetadataSaySo) {
+  create();
+  StudyFolder study = folder();
+  ASSERT_TRUE(study.claim(trial_));
+  EXPECT_EQ(study.outcome(trial_), nullptr);
+  study.write_metadata(trial_, {{"status", "INCOMPLETE"}});
+  EXPECT_EQ(study.outcome(trial_), nullptr);
+  study.write_metadata(trial_, finished("COMPLETE"));
+  EXPECT_EQ(study.known(trial_), nullptr) << "nobody has looked";
+  const Outcome* outcome = study.outcome(trial_);
+  ASSERT_NE(outcome, nullptr);
+  EXPECT_EQ(study.known(trial_), outcome);
+  EXPECT_FALSE(outcome->diverged);
+  EXPECT_EQ(outcome->val_accuracy, 0.75);
+  EXPECT_EQ(outcome->val_loss, 0.5);
+  EXPECT_EQ(outcome->first_target_steps, 40);
+  EXPECT_EQ(fs::path(file("metadata.json")).parent_path().parent_path().filename(),
+            "train.batch=32");
+}
+
+TEST_F(StudyFolderTest, ADivergedTrialIsFinished) {
+  create();
+  StudyFolder study = folder();
+  study.claim(trial_);
+  Json metadata = finished("DIVERGED");
+  metadata["final"] = {{"val_accuracy", nullptr}, {"val_loss", nullptr}};
+  metadata["targets"][0]["steps"] = nullptr;
+  study.write_metadata(trial_, metadata);
+  ASSERT_NE(study.outcome(trial_), nullptr);
+  EXPECT_TRUE(study.outcome(trial_)->diverged);
+  EXPECT_FALSE(study.outcome(trial_)->first_target_steps);
+}
+
+TEST_F(StudyFolderTest, WhatIsDamagedIsRunAgain) {
+  create();
+  StudyFolder study = folder();
+  study.claim(trial_);
+  for (const std::string text :
+       {"", "{\"status\": \"COMPLETE\"", "{\"status\": \"COMPLETE\"}", "[]", "{\"status\": 3}"}) {
+    std::ofstream(file("metadata.json")) << text;
+    EXPECT_EQ(study.outcome(trial_), nullptr) << text;
+  }
+}
+
+TEST_F(StudyFolderTest, AClaimHoldsOthersOffUntilItsHolderEnds) {
+  create();
+  StudyFolder study = folder();
+  const auto held_elsewhere = [&] {
+    const pid_t child = ::fork();
+    if (child == 0) ::_exit(folder().claim(trial_) == nullptr ? 1 : 0);
+    int status = 0;
+    ::waitpid(child, &status, 0);
+    return WEXITSTATUS(status) == 1;
+  };
+  {
+    const auto lock = study.claim(trial_);
+    ASSERT_TRUE(lock);
+    EXPECT_TRUE(held_elsewhere());
+    EXPECT_FALSE(study.claim(trial_)) << "a second lane of this process";
+  }
+  EXPECT_FALSE(held_elsewhere());
+  EXPECT_TRUE(study.claim(trial_)) << "a holder that died without a word";
+}
+
+TEST_F(StudyFolderTest, GoesOnWithTheSameStudyAlone) {
+  create();
+  create();
+  expect_error([&] { create("another"); }, ExitCode::kCannotCreate,
+               {path_, "other cells", "--study.out"});
+  path_ = scratch_.path().string() + "/full";
+  fs::create_directory(path_);
+  std::ofstream(path_ + "/notes.txt") << "mine";
+  expect_error([&] { create(); }, ExitCode::kCannotCreate, {path_, "other files"});
+  path_ += "/notes.txt";
+  expect_error([&] { create(); }, ExitCode::kCannotCreate, {path_});
+}
+
+TEST_F(StudyFolderTest, TheLedgerHoldsWhatIsFinished) {
+  create();
+  StudyFolder study = folder();
+  trial_ = {1, Stage::kFinal, 1e-3, 3};
+  study.claim(trial_);
+  study.write_metadata(trial_, finished("COMPLETE"));
+  EXPECT_EQ(study.write_ledger(0), 2 * 3.0) << "ranks times seconds";
+  EXPECT_EQ(study.write_ledger(101), 0) << "of trials begun since";
+  std::ifstream in(path_ + "/ledger.csv");
+  std::string header, line, more;
+  std::getline(in, header);
+  std::getline(in, line);
+  EXPECT_EQ(header, "trial,stage,status,ranks,first_rank,host,start_s,end_s");
+  EXPECT_EQ(line, "\"a/train.batch=32/final-seed3\",final,COMPLETE,2,0,here,100.0,103.0");
+  EXPECT_FALSE(std::getline(in, more));
+}
+
+TEST_F(StudyFolderTest, TuningIsWrittenAsItWasFound) {
+  create();
+  StudyFolder study = folder();
+  Tuning tuning;
+  tuning.chosen = 0.1;
+  tuning.edge = "high";
+  tuning.curve = {{0.01, {0.5, std::nullopt}, std::nullopt, 1}, {0.1, {0.5, 0.75}, 0.625, 0}};
+  study.write_tuning(0, tuning);
+  std::ifstream in(path_ + "/a/train.batch=16/tuning.json");
+  const Json json = Json::parse(in);
+  EXPECT_EQ(json.at("chosen"), 0.1);
+  EXPECT_EQ(json.at("edge"), "high");
+  EXPECT_EQ(json.at("fallback"), false);
+  EXPECT_TRUE(json.at("curve")[0].at("median").is_null());
+  EXPECT_TRUE(json.at("curve")[0].at("values")[1].is_null());
+  EXPECT_EQ(json.at("curve")[1].at("median"), 0.625);
+  EXPECT_EQ(json.at("curve")[0].at("diverged"), 1);
+}
+
+}  // namespace
+}  // namespace syncbn
