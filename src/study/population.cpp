@@ -37,6 +37,7 @@ at::Tensor output_of(Trainer& trainer, size_t i, int64_t units) {
   const double eps = trainer.options().norm.eps;
   if (type == "Linear") {
     std::vector<at::Tensor> columns;
+    columns.reserve(static_cast<size_t>(units));
     for (int64_t c = 0; c < units; ++c) columns.push_back((x * weight[c]).sum(1));
     return at::stack(columns, 1) + bias;
   }

@@ -123,6 +123,7 @@ class GradientWatch {
     measured_[layer].gain = backward_gain(dy, dx, groups_, state_entry(trainer_, layer, "weight"),
                                           moments_.at(layer).variance);
     std::vector<at::Tensor> norms;
+    norms.reserve(groups_.size());
     for (const Range group : groups_) {
       norms.push_back(at::full({}, std::sqrt(square_norm(dx.narrow(0, group.begin, group.size()))),
                                at::kDouble));
@@ -182,6 +183,7 @@ std::vector<LayerRow> probe_layers(Trainer& trainer, int64_t population) {
 std::vector<UnitRow> probe_units(Trainer& trainer, int64_t units, int64_t population) {
   const at::Tensor inputs = last_activation_inputs(trainer, units, population);
   std::vector<UnitRow> rows;
+  rows.reserve(static_cast<size_t>(inputs.size(1)));
   for (int64_t unit = 0; unit < inputs.size(1); ++unit) {
     const at::Tensor values = inputs.select(1, unit);
     rows.push_back({trainer.step(), unit, quantile_of(values, 0.15), quantile_of(values, 0.5),

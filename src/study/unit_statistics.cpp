@@ -98,6 +98,7 @@ at::Tensor backward_gain(const at::Tensor& dy, const at::Tensor& dx,
   const OneThread one_thread;
   const auto energy = [&](const at::Tensor& gradient) {
     std::vector<at::Tensor> sums;
+    sums.reserve(groups.size());
     for (const Range rows : groups) {
       sums.push_back(gradient.narrow(0, rows.begin, rows.size()).square().sum(0));
     }
