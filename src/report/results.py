@@ -47,7 +47,12 @@ OF_THE_STUDY = ("study.json", "ledger.csv")  # files at the top of the tree
 
 
 class ReportError(Exception):
-    """One sentence for the user: which folder or file, what is wrong, what to do."""
+    """One sentence for the user: which folder or file, what is wrong, what to do. `code` is the
+    program's exit code: 65 for damaged data, 66 for data that are not there."""
+
+    def __init__(self, sentence: str, code: int = 65):
+        super().__init__(sentence)
+        self.code = code
 
 
 @dataclass(frozen=True)
@@ -131,10 +136,10 @@ def arm_name(options: dict[str, str]) -> str:
 def _read_study(folder: Path) -> dict:
     if not folder.is_dir():
         raise ReportError(f"'{folder}' is not a folder: name one that syncbn-study has written, "
-                          "such as runs/study-smoke.")
+                          "such as runs/study-smoke.", 66)
     if not (folder / "study.json").is_file():
         raise ReportError(f"'{folder}' holds no study.json, so it is no study's folder: name one "
-                          "that syncbn-study has written, such as runs/study-smoke.")
+                          "that syncbn-study has written, such as runs/study-smoke.", 66)
     study = _read_json(folder / "study.json", ["name", "experiments"])
     if study.get("format") != FORMAT:
         raise ReportError(f"'{folder / 'study.json'}' has format {study.get('format')}, and this "

@@ -1,0 +1,146 @@
+"""Writes the page: one HTML file that needs no network, and the CSV file of each figure beside it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import importlib.resources
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jinja2
+import pandas as pd
+import plotly.io
+import plotly.offline
+
+from report import figures, tables
+from report.figures.model import Figure
+from report.results import Results
+
+WORDS = {"pass": ("✓", "good"), "supported": ("✓", "good"), "fail": ("✗", "bad"),
+         "refuted": ("✗", "bad"), "undecided": ("?", "open")}
+BATCH_TABLE = "fig-batch-table"
+
+
+@dataclass(frozen=True)
+class VerdictRow:
+    """A verdict (report.verdicts.Verdict) as the page shows it."""
+
+    verdict: object
+    symbol: str
+    look: str
+    effect: str
+    interval: str
+    figure: str  # title of its figure, "" if that is not drawn
+
+
+def write(results: Results, verdicts: Sequence, folder: Path) -> Path:
+    """Writes index.html and figures/*.csv below the folder; returns the page's path."""
+    drawn, absent = figures.build(results)
+    batch_tables = tables.batch_tables(results)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    for stale in (folder / "figures").glob("fig-*.csv"):
+        stale.unlink()
+    for figure in drawn:
+        figure.data.to_csv(folder / "figures" / f"{figure.kind.id}.csv", index=False)
+    if batch_tables:
+        _batch_csv(batch_tables).to_csv(folder / "figures" / f"{BATCH_TABLE}.csv", index=False)
+
+    titles = {figure.kind.id: figure.kind.title for figure in drawn}
+    if batch_tables:
+        titles[BATCH_TABLE] = "Batch sizes"
+    rows = [_verdict_row(verdict, titles) for verdict in verdicts]
+    environment = _environment()
+    plotly_js = plotly.offline.get_plotlyjs()
+    draw_js = environment.loader.get_source(environment, "draw.js")[0]
+    html = environment.get_template("report.html.j2").render(
+        results=results, summary=_summary(results), title=_title(results),
+        claims=[row for row in rows if row.verdict.id.startswith("C")],
+        checks=[row for row in rows if not row.verdict.id.startswith("C")],
+        undecided=[row.verdict for row in rows if row.look == "open"],
+        figures=[(figure, _specs(figure)) for figure in drawn], absent=absent,
+        batch_tables=batch_tables, batch_table_id=BATCH_TABLE,
+        published=tables.published_table(results), cost=tables.cost_table(results),
+        settings=tables.settings(results), versions=[tables.versions(s) for s in results.studies],
+        divergences=tables.divergences(results), missing=tables.missing(results),
+        dropped=tables.dropped(results), at_edge=tables.AT_EDGE,
+        plotly_js=plotly_js, draw_js=draw_js, policy=_policy([plotly_js, draw_js]))
+    page = folder / "index.html"
+    partial = folder / ".index.html.partial"
+    partial.write_text(html, encoding="utf-8")
+    os.replace(partial, page)
+    return page
+
+
+def _environment() -> jinja2.Environment:
+    """Every value is escaped; the template marks safe what has been made safe here."""
+    templates = importlib.resources.files("report") / "templates"
+    return jinja2.Environment(loader=jinja2.FileSystemLoader(str(templates)), autoescape=True,
+                              undefined=jinja2.StrictUndefined, trim_blocks=True,
+                              lstrip_blocks=True, keep_trailing_newline=True)
+
+
+def _policy(scripts: list[str]) -> str:
+    """Nothing is loaded from anywhere, and only these very scripts run."""
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+               for script in scripts]
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    return (f"default-src 'none'; script-src {allowed}; style-src 'unsafe-inline'; "
+            "img-src data: blob:; base-uri 'none'; form-action 'none'")
+
+
+def _specs(figure: Figure) -> list[tuple[str, str]]:
+    """(heading, JSON) of each plot; no text within can end the script element it stands in."""
+    specs = []
+    for heading, plot in figure.plots:
+        text = plotly.io.to_json(plot, validate=True)
+        for character in "<>&\u2028\u2029":
+            text = text.replace(character, f"\\u{ord(character):04x}")
+        specs.append((heading, text))
+    return specs
+
+
+def _title(results: Results) -> str:
+    titles = [study.get("title") or study["name"] for study in results.studies]
+    return " · ".join(titles)
+
+
+def _summary(results: Results) -> list[dict]:
+    """What the first paragraph says of each study."""
+    parts = []
+    for study in results.studies:
+        trials = results.trials[results.trials["study"] == study["name"]]
+        missing = results.missing[results.missing["study"] == study["name"]]
+        planned = sum(cell["trials"] for e in study["experiments"] for cell in e["cells"])
+        parts.append({
+            "name": study["name"], "command": study.get("command", ""),
+            "date": str(study.get("started", ""))[:10], "device": study.get("device", "unknown"),
+            "hosts": study.get("hosts", []), "ranks": study.get("ranks", 1),
+            "experiments": len(study["experiments"]), "planned": planned, "trials": len(trials),
+            "diverged": int((trials["status"] == "DIVERGED").sum()),
+            "missing": int((missing["planned"] - missing["found"]).sum()),
+            "hours": float(trials["seconds"].astype(float).sum()) / 3600})
+    return parts
+
+
+def _verdict_row(verdict, titles: dict[str, str]) -> VerdictRow:
+    symbol, look = WORDS.get(verdict.verdict, ("?", "open"))
+    interval = ""
+    if verdict.low is not None and verdict.high is not None:
+        interval = f"{_end(verdict.low)} to {_end(verdict.high)} {verdict.unit}".strip()
+    return VerdictRow(verdict, symbol, look, str(verdict.effect), interval,
+                      titles.get(verdict.figure, ""))
+
+
+def _end(value: float) -> str:
+    if math.isinf(value):
+        return "∞" if value > 0 else "−∞"
+    return f"{value:,.3g}".replace("-", "−")
+
+
+def _batch_csv(batch_tables: list[tables.Table]) -> pd.DataFrame:
+    return pd.concat([pd.DataFrame(table.rows, columns=table.columns).assign(experiment=table.caption)
+                      for table in batch_tables], ignore_index=True)
