@@ -1,4 +1,4 @@
-"""Writes the page: one HTML file that needs no network, and the CSV file of each figure beside it."""
+"""Writes the page: one HTML file that needs no network, and each figure's CSV file beside it."""
 
 from __future__ import annotations
 
@@ -20,8 +20,10 @@ from report import figures, tables
 from report.figures.model import Figure
 from report.results import Results
 
+# The symbol and the class of each verdict.
 WORDS = {"pass": ("✓", "good"), "supported": ("✓", "good"), "fail": ("✗", "bad"),
          "refuted": ("✗", "bad"), "undecided": ("?", "open")}
+RANKS = ["good", "bad", "open"]
 BATCH_TABLE = "fig-batch-table"
 
 
@@ -32,6 +34,7 @@ class VerdictRow:
     verdict: object
     symbol: str
     look: str
+    rank: int  # by which the tally is ordered
     effect: str
     interval: str
     figure: str  # title of its figure, "" if that is not drawn
@@ -122,8 +125,15 @@ def _summary(results: Results) -> list[dict]:
             "experiments": len(study["experiments"]), "planned": planned, "trials": len(trials),
             "diverged": int((trials["status"] == "DIVERGED").sum()),
             "missing": int((missing["planned"] - missing["found"]).sum()),
-            "hours": float(trials["seconds"].astype(float).sum()) / 3600})
+            "training": _duration(float(trials["seconds"].astype(float).sum()))})
     return parts
+
+
+def _duration(seconds: float) -> str:
+    for size, name in ((3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:,.0f} {name}"
+    return f"{seconds:.0f} seconds"
 
 
 def _verdict_row(verdict, titles: dict[str, str]) -> VerdictRow:
@@ -131,7 +141,7 @@ def _verdict_row(verdict, titles: dict[str, str]) -> VerdictRow:
     interval = ""
     if verdict.low is not None and verdict.high is not None:
         interval = f"{_end(verdict.low)} to {_end(verdict.high)} {verdict.unit}".strip()
-    return VerdictRow(verdict, symbol, look, str(verdict.effect), interval,
+    return VerdictRow(verdict, symbol, look, RANKS.index(look), str(verdict.effect), interval,
                       titles.get(verdict.figure, ""))
 
 
@@ -142,5 +152,6 @@ def _end(value: float) -> str:
 
 
 def _batch_csv(batch_tables: list[tables.Table]) -> pd.DataFrame:
-    return pd.concat([pd.DataFrame(table.rows, columns=table.columns).assign(experiment=table.caption)
-                      for table in batch_tables], ignore_index=True)
+    frames = [pd.DataFrame(table.rows, columns=table.columns).assign(experiment=table.caption)
+              for table in batch_tables]
+    return pd.concat(frames, ignore_index=True)

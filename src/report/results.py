@@ -1,4 +1,4 @@
-"""Reads the result trees of studies into pandas frames, one row per trial, target or measurement."""
+"""Reads result trees of studies into pandas frames: a row per trial, target or measurement."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class Results:
 
     @property
     def experiments(self) -> list[str]:
-        return [experiment["name"] for study in self.studies for experiment in study["experiments"]]
+        return [e["name"] for study in self.studies for e in study["experiments"]]
 
     def axes(self, name: str) -> list[str]:
         """The keys that vary within an experiment."""
@@ -154,8 +154,8 @@ def _refuse_repeated(study: dict, others: list[dict]) -> None:
     for other in others:
         shared = names & {experiment["name"] for experiment in other["experiments"]}
         if shared:
-            raise ReportError(f"Experiment '{sorted(shared)[0]}' is in both '{other['folder']}' and "
-                              f"'{study['folder']}': report them apart.")
+            raise ReportError(f"Experiment '{sorted(shared)[0]}' is in both '{other['folder']}' "
+                              f"and '{study['folder']}': report them apart.")
 
 
 def _read_cell(study: dict, experiment: dict, planned: dict, rows: dict, tables: dict) -> None:
@@ -231,7 +231,8 @@ def _tuning_rows(tuning: dict, where: dict, trial: dict) -> list[dict]:
 
 def _is_extension(trial: dict, experiment: dict) -> bool:
     """Whether a tuning trial lies beyond the planned grid."""
-    return trial["stage"] == "tune" and trial["lr"] not in (experiment.get("tune") or {}).get("lr", [])
+    planned = (experiment.get("tune") or {}).get("lr", [])
+    return trial["stage"] == "tune" and trial["lr"] not in planned
 
 
 def _read_table(folder: Path, name: str) -> pd.DataFrame | None:

@@ -1,4 +1,4 @@
-"""The tables of the page, as text: batch sizes, published numbers, cost, trials, what is not there."""
+"""The tables of the page, as text: batch sizes, published numbers, cost, trials, gaps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def spread(values: pd.Series, form: str = ".2f", unit: str = "") -> str:
     if values.empty:
         return "–"
     deviation = f" ± {values.std():{form}}" if len(values) > 1 else ""
-    return f"{values.mean():{form}}{deviation}{unit}"
+    return f"{values.mean():{form}}{deviation}{unit}".replace(" ", "\N{NO-BREAK SPACE}")
 
 
 def number(value: object, form: str = ",.4g") -> str:
@@ -46,8 +46,9 @@ def rates(rows: pd.DataFrame) -> str:
 
 
 def _title(results: Results, name: str) -> str:
-    titles = [e.get("title") for s in results.studies for e in s["experiments"] if e["name"] == name]
-    return f"{titles[0]} ({name})" if titles and titles[0] not in ("", name, None) else name
+    titles = [experiment.get("title") for study in results.studies
+              for experiment in study["experiments"] if experiment["name"] == name]
+    return f"{titles[0]} ({name})" if titles[0] not in ("", name, None) else name
 
 
 def _training_loss(results: Results, ids: pd.Series) -> pd.Series:
@@ -58,7 +59,7 @@ def _training_loss(results: Results, ids: pd.Series) -> pd.Series:
 
 
 def batch_tables(results: Results) -> list[Table]:
-    """One for each experiment that varies the batch as notebooks do; the printed table beside."""
+    """One for each experiment that varies the batch as notebooks do; their own table beside."""
     tables = []
     for name in results.experiments:
         axes = set(results.axes(name))
@@ -98,8 +99,8 @@ def published_table(results: Results) -> Table | None:
                      str(len(averages))])
     columns = ["source", "what", "printed", "how known", "ours", "learning rate", "seeds"]
     return Table("Printed numbers and ours, mean ± standard deviation over seeds", columns, rows,
-                 "Training data, augmentation and stopping differ between sources; differences below "
-                 "0.3 points mean nothing here.") if rows else None
+                 "Training data, augmentation and stopping differ between sources; differences "
+                 "below 0.3 points mean nothing here.") if rows else None
 
 
 def cost_table(results: Results) -> Table | None:
@@ -181,7 +182,8 @@ def versions(study: dict) -> list[tuple[str, str]]:
             for name, files in study.get("data", {}).items() for file, digest in files.items()]
     plain = [(key, value if isinstance(value, str) else json.dumps(value))
              for key, value in study.get("versions", {}).items()]
-    return [("study", study["folder"]), ("command", str(study.get("command", ""))),
+    return [("study", study["name"]), ("folder", study["folder"]),
+            ("command", str(study.get("command", ""))),
             ("started", str(study.get("started", ""))), ("device", str(study.get("device", ""))),
             ("ranks", str(study.get("ranks", ""))), ("hosts", ", ".join(study.get("hosts", []))),
             *plain, *data]

@@ -27,7 +27,7 @@ def accuracies(value: float) -> dict[str, float]:
 
 
 def steps_to_target() -> Experiment:
-    """Batch 2048 without batch norm is censored; the chosen rate at B = 16 is at the grid's edge."""
+    """B = 2048 without batch norm is censored; the chosen rate at B = 16 is at the grid's edge."""
     cells = []
     for arm, speed in zip(ARMS, (1.3, 1.0, 0.9)):
         for batch in (16, 32, 128, 512, 2048):
@@ -59,8 +59,9 @@ def m_sweep() -> Experiment:
             finals = {"val_running_accuracy": running, "val_recomputed_accuracy": running + 0.0005,
                       "val_batch_accuracy": 0.972 - 0.04 / m + jitter(seed, 0.001),
                       "train_batch_accuracy": 0.99 - 0.06 / m + jitter(seed, 0.0005)}
-            law = [{"layer": layer, "m": n, "draws": 200, "mean_noise": 1 / n * (1 + jitter(seed, 0.03)),
-                    "mean_noise_theory": 1 / n, "variance_noise": 2.5 / n * (1 - jitter(seed, 0.04)),
+            law = [{"layer": layer, "m": n, "draws": 200,
+                    "mean_noise": (1 + jitter(seed, 0.03)) / n, "mean_noise_theory": 1 / n,
+                    "variance_noise": 2.5 * (1 - jitter(seed, 0.04)) / n,
                     "variance_noise_theory": 2.5 / n}
                    for layer in (1, 4) for n in (2, 8, 32, 128)] if m == 128 else []
             trials.append(Trial(seed, finals=finals, tables={"noise_law": law} if law else {}))

@@ -1,6 +1,8 @@
-"""Figures of training under conditions: curves, init, depth, dropout, optimizers, and what it costs."""
+"""Figures of training under conditions: curves, init, depth, dropout, optimizers, and cost."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -17,10 +19,10 @@ TIMES = {"data_s": drawing.GREY, "forward_s": drawing.SKY, "backward_s": drawing
          "optimizer_s": drawing.PURPLE}
 PATTERNS = ["", "/", "", "x", ".", "-"]  # so that no colour has to be told from another
 COSTS = {
-    "step_ms": Axis("time of a step (ms)", log=10),
-    "memory_mib": Axis("peak memory of tensors (MiB)", log=10),
-    "norm_kib": Axis("sent for batch norm (KiB per step and rank)"),
-    "gradient_kib": Axis("sent for gradients (KiB per step and rank)"),
+    "step_ms": ("time of a step", Axis("ms", log=10)),
+    "memory_mib": ("peak memory of tensors", Axis("MiB", log=10)),
+    "norm_kib": ("sent for batch norm", Axis("KiB per step and rank")),
+    "gradient_kib": ("sent for gradients", Axis("KiB per step and rank")),
 }
 CURVES = {
     "val_running_accuracy": ("accuracy", "validation"),
@@ -53,7 +55,12 @@ def curves_plots(frame: pd.DataFrame) -> Plots:
     for heading, part in selection.facets(rows, "quantity"):
         loss = part["quantity"].iloc[0] == "loss"
         y = Axis("cross-entropy", log=10) if loss else Axis("accuracy", percent=True)
-        plots.append((heading, drawing.seeds_and_median_lines(part, Axis("epoch"), y)))
+        looks = {}
+        for arm, style in drawing.styles(part["arm"]).items():
+            for of in sorted(part["of"].unique(), reverse=True):
+                dash = "solid" if of == "validation" else "dot"
+                looks[f"{arm}, {of}"] = dataclasses.replace(style, dash=dash)
+        plots.append((heading, drawing.seeds_and_median_lines(part, Axis("epoch"), y, looks)))
     return plots
 
 
@@ -138,11 +145,11 @@ def cost_frame(results: Results) -> pd.DataFrame:
 def cost_plots(frame: pd.DataFrame) -> Plots:
     plots = []
     for heading, part in selection.facets(frame):
-        for column, y in COSTS.items():
+        for column, (name, y) in COSTS.items():
             rows = part.assign(x=part["B"], y=part[column].astype(float), edge="none")
             if (rows["y"] > 0).any():
                 figure = drawing.points_and_medians(rows, BATCH, y, selection.medians(rows))
-                plots.append((f"{heading} · {y.title}", figure))
+                plots.append((f"{heading} · {name}", figure))
     return plots
 
 
@@ -157,6 +164,9 @@ def step_time_frame(results: Results) -> pd.DataFrame:
 def step_time_plots(frame: pd.DataFrame) -> Plots:
     plots = []
     for heading, part in selection.facets(frame):
+        order = list(drawing.styles(part["arm"]))
+        part = part.sort_values(["arm", "ranks"], kind="stable", key=lambda column: column.map(
+            order.index) if column.name == "arm" else column)
         part = part.assign(bar=[f"{arm}, {ranks} rank{'s' if ranks > 1 else ''}"
                                 for arm, ranks in zip(part["arm"], part["ranks"])])
         means = part.groupby("bar", sort=False).mean(numeric_only=True)
@@ -180,8 +190,8 @@ def step_time_plots(frame: pd.DataFrame) -> Plots:
 KINDS = {
     "curves": Kind(
         "fig-curves", "Learning curves with and without batch norm",
-        "Thin lines are seeds, thick ones their median. Training loss is that of the batches as "
-        "they were met; validation uses running statistics.",
+        "Thin lines are seeds, thick ones their median; training is dotted. Training loss is that of "
+        "the batches as they were met; validation uses running statistics.",
         "an experiment in which only the norm varies, evaluated three or more times", curves_frame,
         curves_plots),
     "init": Kind(

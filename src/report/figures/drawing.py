@@ -1,4 +1,4 @@
-"""What all figures share: colours, axes, and the two plots that most of them are.
+"""What all figures share: colours, axes, and the two kinds of plot that most of them are.
 
 Strings from the data pass through `plain` on their way into a plot: plotly reads a subset of HTML.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import html
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -37,15 +38,24 @@ OTHERS = [Style(PURPLE, "dashdot", "triangle-up"), Style(ORANGE, "longdash", "st
           Style(SKY, "solid", "x"), Style(GREEN, "dash", "hexagon"), Style(BLUE, "dot", "pentagon"),
           Style(VERMILION, "dashdot", "triangle-down"), Style(PURPLE, "solid", "circle"),
           Style(BLACK, "dash", "square")]
+SERIES = [Style(BLUE, "solid", "circle"), Style(VERMILION, "dash", "diamond"),
+          Style(GREEN, "dot", "square"), *OTHERS]
 
 
 def styles(names: Iterable[str]) -> dict[str, Style]:
-    """An arm looks alike in all figures; other names take the remaining styles in turn."""
-    chosen: dict[str, Style] = {}
-    for name in names:
-        unnamed = sum(other not in ARMS for other in chosen)
-        chosen.setdefault(name, ARMS.get(name, OTHERS[unnamed % len(OTHERS)]))
-    return chosen
+    """In the order of the legend. An arm looks alike in all figures; arms without a look of their
+    own, and names that are no arms, take the others in turn."""
+    ordered = sorted(set(names), key=_natural)
+    others = [name for name in ordered if name not in ARMS]
+    free = OTHERS if any(name in ARMS or name.startswith("BN ") for name in ordered) else SERIES
+    return {name: ARMS.get(name) or free[others.index(name) % len(free)] for name in ordered}
+
+
+def _natural(name: str) -> tuple:
+    """none, the rest with numbers by size, then BN M=B and LN."""
+    rank = {"none": 0, "BN M=B": 2, "LN": 3}.get(name, 1)
+    return rank, [(0, float(part), "") if part.isdigit() else (1, 0.0, part)
+                  for part in re.split(r"(\d+)", name) if part]
 
 
 def plain(value: object) -> str:
@@ -62,25 +72,36 @@ class Axis:
 
 
 def axis_layout(axis: Axis, values: Iterable[float] = ()) -> dict:
-    layout = {"title": {"text": plain(axis.title), "standoff": 10}, "automargin": True,
-              "gridcolor": "#e8e8e8", "linecolor": "#999999", "showline": True, "zeroline": False,
-              "ticks": "outside", "tickcolor": "#999999", "ticklen": 4}
+    """`values`: those that a logarithmic axis will show."""
+    layout = {"title": {"text": plain(axis.title), "standoff": 10, "font": {"size": 13}},
+              "automargin": True, "gridcolor": "#e8e8e8", "linecolor": "#999999", "showline": True,
+              "zeroline": False, "ticks": "outside", "tickcolor": "#999999", "ticklen": 4}
     if axis.percent:
         layout["tickformat"] = ".4~%"
     if not axis.log:
         return layout
-    layout |= {"type": "log", "exponentformat": "power"}
-    finite = np.array([v for v in values if v is not None and np.isfinite(v) and v > 0])
-    if axis.log == 2 and len(finite):
-        octaves = math.log2(finite.max() / finite.min()) + 1
-        layout |= {"tick0": 0, "dtick": math.log10(2) * max(1, math.ceil(octaves / 7)),
-                   "tickformat": ",.4~g"}
-    elif len(finite):
-        layout |= {"dtick": 1} if math.log10(finite.max() / finite.min()) > 1.5 else {"nticks": 6}
-    return layout
+    shown = [float(v) for v in values if v is not None and np.isfinite(v) and v > 0]
+    ticks = _ticks(min(shown), max(shown), axis.log) if shown else []
+    return layout | {"type": "log", "tickmode": "array", "tickvals": ticks,
+                     "ticktext": [_power(tick) for tick in ticks]}
 
 
-def blank(x: Axis, y: Axis, x_values: Iterable[float] = (), y_values: Iterable[float] = ()) -> go.Figure:
+def _ticks(low: float, high: float, base: int) -> list[float]:
+    """Powers of the base around [low, high], thinned to at most eight; 1, 2, 5 in short ranges."""
+    first, last = math.floor(math.log(low, base) + 0.01), math.ceil(math.log(high, base) - 0.01)
+    if base == 10 and math.log10(high / low) < 2:
+        return [digit * 10.0**power for power in range(first, last + 1) for digit in (1, 2, 5)]
+    return [float(base)**power for power in range(first, last + 1, 1 + (last - first) // 9)]
+
+
+def _power(value: float) -> str:
+    if 1e-3 <= value < 1e6:
+        return f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"
+    return f"{value:.0e}".replace("e", " × 10<sup>").replace("1 × ", "") + "</sup>"
+
+
+def blank(x: Axis, y: Axis, x_values: Iterable[float] = (),
+          y_values: Iterable[float] = ()) -> go.Figure:
     font = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Liberation Sans', Arial, sans-serif"
     figure = go.Figure(layout={
         "template": "none", "paper_bgcolor": "white", "plot_bgcolor": "white", "autosize": True,
@@ -93,10 +114,11 @@ def blank(x: Axis, y: Axis, x_values: Iterable[float] = (), y_values: Iterable[f
     return figure
 
 
-def guide(figure: go.Figure, x: list[float], y: list[float], name: str, dash: str = "dash") -> None:
+def guide(figure: go.Figure, x: list[float], y: list[float], name: str, dash: str = "dash",
+          in_legend: bool = True) -> None:
     """A line that data are held against: grey, behind, without hover."""
     figure.add_trace(go.Scatter(x=x, y=y, name=name, mode="lines", hoverinfo="skip",
-                                line={"color": GREY, "dash": dash, "width": 1.5}))
+                                showlegend=in_legend, line={"color": GREY, "dash": dash, "width": 1.5}))
 
 
 def _hover(x: Axis, y: Axis, name: str, what: str) -> str:
@@ -112,7 +134,7 @@ def points_and_medians(frame: pd.DataFrame, x: Axis, y: Axis, medians: pd.DataFr
     known = pd.concat([frame[["x", "y"]], medians[["x", "y"]]])
     figure = blank(x, y, known["x"] if x.log else (), known["y"] if y.log else ())
     reached = frame["reached"] if "reached" in frame else pd.Series(True, frame.index)
-    for name, style in styles(medians[group].unique()).items():
+    for name, style in styles(medians[group]).items():
         mine = frame[group] == name
         for kind, rows in (("seed", frame[mine & reached]), ("censored", frame[mine & ~reached])):
             if rows.empty:
@@ -123,7 +145,7 @@ def points_and_medians(frame: pd.DataFrame, x: Axis, y: Axis, medians: pd.DataFr
                 x=_category(rows["x"]), y=rows["y"], mode="markers", customdata=rows["seed"],
                 name=plain(name), legendgroup=plain(name), showlegend=False, opacity=0.5,
                 marker={"color": style.color, "size": 9 if hollow else 6,
-                        "symbol": "arrow-up-open" if hollow else style.symbol},
+                        "symbol": "triangle-up-open" if hollow else style.symbol},
                 hovertemplate=_hover(x, y, name, note)))
         rows = medians[(medians[group] == name) & np.isfinite(medians["y"].astype(float))]
         edge = rows["edge"] != "none"
@@ -137,11 +159,12 @@ def points_and_medians(frame: pd.DataFrame, x: Axis, y: Axis, medians: pd.DataFr
     return figure
 
 
-def seeds_and_median_lines(frame: pd.DataFrame, x: Axis, y: Axis, group: str = "series") -> go.Figure:
-    """Curves: each trial's thin and its points small, the median over trials at each x thick."""
+def seeds_and_median_lines(frame: pd.DataFrame, x: Axis, y: Axis,
+                           looks: dict[str, Style] | None = None) -> go.Figure:
+    """Curves by `series`: each trial's thin, the median over trials at each x thick."""
     figure = blank(x, y, frame["x"] if x.log else (), frame["y"] if y.log else ())
-    for name, style in styles(frame[group].unique()).items():
-        rows = frame[frame[group] == name]
+    for name, style in (looks or styles(frame["series"])).items():
+        rows = frame[frame["series"] == name]
         spread: dict[str, list] = {"x": [], "y": [], "seed": []}
         for seed, trial in rows.groupby("seed"):  # one trace, broken by None between trials
             spread["x"] += [*trial["x"], None]

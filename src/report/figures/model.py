@@ -1,4 +1,4 @@
-"""A figure of the report: its data, the plots drawn from them, and what is said when there are none."""
+"""A figure of the report: its data, its plots, and what is said when there are no data."""
 
 from __future__ import annotations
 

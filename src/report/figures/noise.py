@@ -1,4 +1,4 @@
-"""Figures of the statistics' and the gradient's noise: M, evaluation, noise law, noise scale, units."""
+"""Figures of noise: error against M, evaluation, noise law, gradient noise scale, units."""
 
 from __future__ import annotations
 
@@ -69,21 +69,19 @@ def heatmap_plots(frame: pd.DataFrame) -> Plots:
     plots = []
     for heading, part in selection.facets(frame):
         grid = part.pivot(index="B", columns="M", values="error")
-        figure = drawing.blank(Axis("normalization batch M"), Axis("batch size B"))
-        rows = part.sort_values(["B", "M"])
-        marks = rows["edge"].map(lambda edge: "" if edge == "none" else " *")
+        figure = drawing.blank(Axis("normalization batch"), Axis("batch size"))
+        texts = part.assign(text=[
+            f"<b>{row.error:.2%}</b><br>{row.lr:.3g}{'' if row.edge == 'none' else ' *'}"
+            for row in part.itertuples()]).pivot(index="B", columns="M", values="text").fillna("")
         figure.add_trace(go.Heatmap(
-            x=[str(m) for m in grid.columns], y=[str(b) for b in grid.index], z=grid.to_numpy(),
+            x=[f"M = {m}" for m in grid.columns], y=[f"B = {b}" for b in grid.index],
+            z=grid.to_numpy(), text=texts.to_numpy(), texttemplate="%{text}",
             colorscale="Cividis", reversescale=True, hoverongaps=False, xgap=2, ygap=2,
             colorbar={"title": {"text": "error"}, "tickformat": ".1%", "thickness": 12},
-            hovertemplate="B %{y}, M %{x}<br>validation error %{z:.2%}<extra></extra>"))
-        middle = (grid.min().min() + grid.max().max()) / 2
-        for (_, row), mark in zip(rows.iterrows(), marks):
-            figure.add_annotation(
-                x=str(row["M"]), y=str(row["B"]), showarrow=False,
-                text=f"<b>{row['error']:.2%}</b><br>{row['lr']:.3g}{mark}",
-                font={"size": 11, "color": "white" if row["error"] > middle else "black"})
-        figure.update_layout(xaxis_type="category", yaxis_type="category", showlegend=False)
+            hovertemplate="%{y}, %{x}<br>validation error %{z:.2%}<extra></extra>"))
+        figure.update_layout(showlegend=False)
+        figure.update_xaxes(type="category", showgrid=False)
+        figure.update_yaxes(type="category", showgrid=False)
         plots.append((heading, figure))
     return plots
 
@@ -105,13 +103,9 @@ def noise_law_plots(frame: pd.DataFrame) -> Plots:
             figure = drawing.points_and_medians(rows, Axis("normalization batch M", log=2),
                                                 Axis(label, log=10),
                                                 selection.medians(rows, "series"), "series")
-            for _, theory in rows.groupby("series"):
+            for i, (_, theory) in enumerate(rows.groupby("series")):
                 line = theory.groupby("m")[f"{column}_theory"].median()
-                drawing.guide(figure, list(line.index), list(line), "theory")
-            seen = set()
-            figure.for_each_trace(
-                lambda t, seen=seen: t.update(showlegend=t.name not in seen, legendgroup="theory")
-                or seen.add(t.name), selector={"name": "theory"})
+                drawing.guide(figure, list(line.index), list(line), "theory", in_legend=i == 0)
             plots.append((f"{heading} · {title}", figure))
     return plots
 
@@ -182,7 +176,7 @@ def units_plots(frame: pd.DataFrame) -> Plots:
                     line={"color": look.color, "dash": look.dash, "width": width},
                     hovertemplate=f"unit {unit}, {column[1:]}th percentile<br>step %{{x}}: "
                                   "%{y:.3g}<extra></extra>"))
-        plots.append((f"{heading}", figure))
+        plots.append((heading, figure))
     return plots
 
 

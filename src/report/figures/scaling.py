@@ -85,26 +85,30 @@ def hyperbola_plots(frame: pd.DataFrame) -> Plots:
     x, y = Axis("steps to target", log=10), Axis("samples to target", log=10)
     for heading, part in selection.facets(_goals(frame), "goal"):
         figure = drawing.blank(x, y, part["steps"], part["samples"])
-        for name, style in drawing.styles(part["arm"].unique()).items():
-            rows = part[part["arm"] == name]
-            figure.add_trace(go.Scatter(
-                x=rows["steps"], y=rows["samples"], mode="markers", name=drawing.plain(name),
-                legendgroup=drawing.plain(name), customdata=rows[["B", "seed"]],
-                marker={"color": style.color, "symbol": style.symbol, "size": 8, "opacity": 0.7},
-                hovertemplate=f"<b>{drawing.plain(name)}</b><br>B %{{customdata[0]}}, seed "
-                              "%{customdata[1]}<br>%{x:,} steps, %{y:,} samples<extra></extra>"))
-            fit = rows.iloc[0]
-            if np.isfinite(fit["min_steps"]):
-                steps = np.geomspace(max(rows["steps"].min() * 0.8, fit["min_steps"] * 1.02),
-                                     rows["steps"].max() * 1.25, 80)
-                samples = fit["min_samples"] / (1 - fit["min_steps"] / steps)
-                figure.add_trace(go.Scatter(
-                    x=steps, y=samples, mode="lines", legendgroup=drawing.plain(name),
-                    name=f"fit: B_crit {fit['critical_batch']:,.0f}, R² {fit['r2']:.3f}",
-                    line={"color": style.color, "dash": style.dash, "width": 1.5},
-                    hoverinfo="skip"))
+        for name, style in drawing.styles(part["arm"]).items():
+            _draw_hyperbola(figure, part[part["arm"] == name], name, style)
         plots.append((heading, figure))
     return plots
+
+
+def _draw_hyperbola(figure: go.Figure, rows: pd.DataFrame, name: str,
+                    style: drawing.Style) -> None:
+    fit, label = rows.iloc[0], drawing.plain(name)
+    fitted = np.isfinite(fit["min_steps"])
+    note = f" (B_crit {fit['critical_batch']:,.0f}, R² {fit['r2']:.3f})" if fitted else " (no fit)"
+    figure.add_trace(go.Scatter(
+        x=rows["steps"], y=rows["samples"], mode="markers", name=label + note, legendgroup=label,
+        customdata=rows[["B", "seed"]],
+        marker={"color": style.color, "symbol": style.symbol, "size": 8, "opacity": 0.7},
+        hovertemplate=f"<b>{label}</b><br>B %{{customdata[0]}}, seed %{{customdata[1]}}<br>"
+                      "%{x:,} steps, %{y:,} samples<extra></extra>"))
+    if fitted:
+        steps = np.geomspace(max(rows["steps"].min() * 0.8, fit["min_steps"] * 1.05),
+                             rows["steps"].max() * 1.25, 80)
+        samples = fit["min_samples"] / (1 - fit["min_steps"] / steps)
+        figure.add_trace(go.Scatter(
+            x=steps, y=samples, mode="lines", legendgroup=label, showlegend=False,
+            line={"color": style.color, "dash": style.dash, "width": 1.5}, hoverinfo="skip"))
 
 
 def rates_frame(results: Results) -> pd.DataFrame:
@@ -174,7 +178,7 @@ def divergence_plots(frame: pd.DataFrame) -> Plots:
         figure = drawing.points_and_medians(rows, RATE, y,
                                             fractions.assign(edge="none"))
         figure.update_traces(hovertemplate="learning rate %{x:.4~g}<br>diverged %{y:.0%}<extra></extra>")
-        for name, style in drawing.styles(part["arm"].unique()).items():
+        for name, style in drawing.styles(part["arm"]).items():
             _mark_half(figure, part[part["arm"] == name], style)
         figure.update_yaxes(range=[-0.06, 1.06])
         plots.append((heading, figure))
@@ -199,9 +203,9 @@ def _mark_half(figure: go.Figure, rows: pd.DataFrame, style: drawing.Style) -> N
 KINDS = {
     "steps": Kind(
         "fig-steps", "Steps to target against batch size",
-        "Both axes double from line to line. Small points are seeds, large ones their Kaplan–Meier "
-        "median; an arrow is a seed that had not got there when its budget was spent. On the dashed "
-        "line twice the batch needs half the steps.",
+        "Small points are seeds, large ones their Kaplan–Meier median; an open triangle is a seed "
+        "that had not got there when its budget was spent. On the dashed line twice the batch needs "
+        "half the steps.",
         "targets at three or more batch sizes", targets_frame, steps_plots),
     "hyperbola": Kind(
         "fig-hyperbola", "Samples to target against steps to target",

@@ -1,4 +1,4 @@
-"""Which trials a figure is of, chosen by the axes along which they vary, not by experiments' names."""
+"""Which trials a figure is of: chosen by the axes along which they vary, not by name."""
 
 from __future__ import annotations
 

@@ -14,6 +14,14 @@ for (const place of document.querySelectorAll(".plot")) {
     modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
     toImageButtonOptions: { format: "svg", filename: place.dataset.spec },
   });
+  // The ticks of logarithmic axes are chosen for the whole of the data: zoomed in, plotly chooses.
+  place.on("plotly_relayout", (change) => {
+    for (const axis of ["xaxis", "yaxis"]) {
+      if (!spec.layout[axis].tickvals) continue;
+      if (`${axis}.range[0]` in change) Plotly.relayout(place, { [`${axis}.tickmode`]: "auto" });
+      if (`${axis}.autorange` in change) Plotly.relayout(place, { [`${axis}.tickmode`]: "array" });
+    }
+  });
 }
 const closed = () => document.querySelectorAll("details:not([open])");
 let opened = [];
