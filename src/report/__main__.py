@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from pathlib import Path
 
@@ -13,10 +12,7 @@ from report.results import ReportError, load
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="report", description=__doc__)
-    parser.add_argument("folders", nargs="+", type=Path, metavar="FOLDER",
-                        help="a study's folder; the page goes below the first")
-    folders = parser.parse_args().folders
+    folders = [Path(argument) for argument in sys.argv[1:]]
     try:
         results = load(folders)
         print(page.write(results, all_claims(results) + all_checks(results), folders[0] / "report"))

@@ -139,7 +139,7 @@ def _duration(seconds: float) -> str:
 def _verdict_row(verdict, titles: dict[str, str]) -> VerdictRow:
     symbol, look = WORDS.get(verdict.verdict, ("?", "open"))
     interval = ""
-    if verdict.low is not None and verdict.high is not None:
+    if verdict.low is not None and verdict.high is not None and "[" not in verdict.effect:
         interval = f"{_end(verdict.low)} to {_end(verdict.high)} {verdict.unit}".strip()
     return VerdictRow(verdict, symbol, look, RANKS.index(look), str(verdict.effect), interval,
                       titles.get(verdict.figure, ""))

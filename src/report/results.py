@@ -83,7 +83,14 @@ class Results:
     def axes(self, name: str) -> list[str]:
         """The keys that vary within an experiment."""
         return [key for study in self.studies for experiment in study["experiments"]
-                if experiment["name"] == name for axis in experiment["axes"] for key in axis["keys"]]
+                if experiment["name"] == name
+                for axis in experiment["axes"] for key in axis["keys"]]
+
+    def axis_of(self, name: str, key: str) -> list[str]:
+        """The keys that vary together with this one within an experiment; none if it does not."""
+        return next((axis["keys"] for study in self.studies for experiment in study["experiments"]
+                     if experiment["name"] == name
+                     for axis in experiment["axes"] if key in axis["keys"]), [])
 
     def experiment(self, name: str) -> Results:
         """These results, restricted to one experiment."""
@@ -270,6 +277,8 @@ def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
         if column in TEXT:
             continue
         values = frame[column]
+        if pd.api.types.is_numeric_dtype(values):
+            continue
         frame[column] = pd.to_numeric(values, errors="coerce")
         bad = values[frame[column].isna() & values.notna()]
         if len(bad):

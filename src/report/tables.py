@@ -122,7 +122,7 @@ def cost_table(results: Results) -> Table | None:
 
 @dataclass(frozen=True)
 class Settings:
-    """All settings of the trials of an experiment: those that all share, and a table of the rest."""
+    """All settings of the trials of an experiment: what all share, and a table of the rest."""
 
     title: str
     common: list[tuple[str, str]]

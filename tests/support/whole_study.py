@@ -175,6 +175,19 @@ def cost() -> Experiment:
     return Experiment("cost", cells, title="Cost of a step")
 
 
+def optimizers() -> Experiment:
+    """Two momenta of SGD, as a paired axis."""
+    pairs = [{"train.optimizer": name, "train.momentum": momentum}
+             for name, momentum in (("sgd", "0"), ("sgd", "0.9"), ("adam", "0.9"))]
+    cells = [Cell({**pair, **arm}, [
+        Trial(s, finals=accuracies((0.975 if arm["norm.kind"] == "batch" else 0.97) + 0.001 * i
+                                   + jitter(s, 0.0005))) for s in SEEDS])
+        for arm in (ARMS[0], ARMS[2]) for i, pair in enumerate(pairs)]
+    axes = [{"keys": list(pairs[0]), "values": [list(pair.values()) for pair in pairs]},
+            {"keys": list(ARMS[0]), "values": [list(ARMS[0].values()), list(ARMS[2].values())]}]
+    return Experiment("optimizers", cells, axes=axes, title="Optimizers")
+
+
 def experiments() -> list[Experiment]:
     return [
         steps_to_target(), m_sweep(), b_by_m(), lr_tolerance(), evaluation(), noise_scale(), cost(),
@@ -185,8 +198,7 @@ def experiments() -> list[Experiment]:
                  lambda p, bn: 0.97 + (0.004 if bn else 0.006 * p)),
         one_axis("depth", "model.hidden", ("128,128", "128,128,128,128", ",".join(["128"] * 8)),
                  lambda h, bn: 0.97 if bn else 0.97 - 0.02 * h.count(",")),
-        one_axis("optimizers", "train.optimizer", ("sgd", "adam", "adamw"),
-                 lambda name, bn: (0.975 if bn else 0.97) + 0.001 * len(name)),
+        optimizers(),
     ]
 
 

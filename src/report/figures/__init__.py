@@ -9,11 +9,11 @@ from report.results import Results
 ORDER: list[Kind] = [
     scaling.KINDS["steps"], scaling.KINDS["hyperbola"], noise.KINDS["error_m"],
     noise.KINDS["heatmap"], noise.KINDS["noise_law"], scaling.KINDS["lr"],
-    scaling.KINDS["tuning"], scaling.KINDS["divergence"], noise.KINDS["evaluation"],
+    scaling.KINDS["divergence"], noise.KINDS["evaluation"],
     noise.KINDS["noise_scale"], conditions.KINDS["step_time"], scaling.KINDS["seconds"],
     conditions.KINDS["curves"], conditions.KINDS["init"], conditions.KINDS["depth"],
     conditions.KINDS["dropout"], conditions.KINDS["optimizers"], noise.KINDS["units"],
-    conditions.KINDS["cost"],
+    conditions.KINDS["cost"], scaling.KINDS["tuning"],
 ]
 
 

@@ -109,11 +109,23 @@ def dropout_plots(frame: pd.DataFrame) -> Plots:
 
 
 def optimizers_frame(results: Results) -> pd.DataFrame:
-    return _final(results, "train.optimizer", 2)
+    """`optimizer` is the name and what varies with it, such as "sgd, momentum 0.9"."""
+    frame = selection.along(results, "train.optimizer", 2)
+    if frame.empty:
+        return frame
+    names = []
+    for experiment, settings in zip(frame["experiment"], frame["settings"]):
+        more = [f"{key.split('.')[-1]} {settings[key]}"
+                for key in results.axis_of(experiment, "train.optimizer")
+                if key != "train.optimizer"]
+        names.append(", ".join([settings["train.optimizer"], *more]))
+    frame = frame.assign(optimizer=names)[
+        [*selection.TRIAL, "optimizer", "final_val_running_accuracy"]]
+    return frame.dropna(subset="final_val_running_accuracy").reset_index(drop=True)
 
 
 def optimizers_plots(frame: pd.DataFrame) -> Plots:
-    plots = _final_plots(frame, frame["train.optimizer"], Axis("optimizer"))
+    plots = _final_plots(frame, frame["optimizer"], Axis("optimizer"))
     for _, figure in plots:
         figure.update_traces(mode="markers", selector={"mode": "lines+markers"})
         figure.update_xaxes(type="category")
@@ -128,17 +140,21 @@ def _costs(trials: pd.DataFrame) -> pd.DataFrame:
         gradient_kib=trials["cost.gradient_bytes"] / 2**10)
 
 
-def cost_frame(results: Results) -> pd.DataFrame:
+def _cost_trials(results: Results) -> pd.DataFrame:
     """Of the experiment named cost, or else the one with the most batch sizes."""
-    if "cost.step_s" not in results.trials:
-        return results.trials.iloc[:0]
     trials = selection.varying(selection.finals(results, "train.batch"), "B", 2)
+    if trials.empty or "cost.step_s" not in trials:
+        return trials.iloc[:0]
+    sizes = trials.groupby("experiment")["B"].nunique()
+    return trials[trials["experiment"] == ("cost" if "cost" in sizes else sizes.idxmax())]
+
+
+def cost_frame(results: Results) -> pd.DataFrame:
+    trials = _cost_trials(results)
     if trials.empty:
         return trials
-    sizes = trials.groupby("experiment")["B"].nunique()
-    name = "cost" if "cost" in sizes else sizes.idxmax()
     kept = [*selection.TRIAL, "ranks", "parameters", *COSTS]
-    return _costs(trials[trials["experiment"] == name])[kept].sort_values(
+    return _costs(trials)[kept].sort_values(
         ["arm", "B", "seed"], kind="stable", ignore_index=True)
 
 
@@ -154,21 +170,26 @@ def cost_plots(frame: pd.DataFrame) -> Plots:
 
 
 def step_time_frame(results: Results) -> pd.DataFrame:
-    """Seconds of a step and its parts per trial, where the number of ranks varies."""
+    """Seconds of a step and its parts per trial, where the number of ranks varies; if it does so
+    nowhere, in the experiment that shows the cost."""
     trials = selection.varying(selection.finals(results, "study.ranks"), "ranks", 2)
+    if trials.empty:
+        trials = _cost_trials(results)
     parts = [f"cost.{part}" for part in (*TIMES, "step_s") if f"cost.{part}" in trials]
     return trials[[*selection.TRIAL, "ranks", *parts]].sort_values(
-        ["experiment", "arm", "ranks", "seed"], kind="stable", ignore_index=True)
+        ["experiment", "arm", "ranks", "B", "seed"], kind="stable", ignore_index=True)
 
 
 def step_time_plots(frame: pd.DataFrame) -> Plots:
     plots = []
     for heading, part in selection.facets(frame):
         order = list(drawing.styles(part["arm"]))
-        part = part.sort_values(["arm", "ranks"], kind="stable", key=lambda column: column.map(
+        part = part.sort_values(["arm", "ranks", "B"], kind="stable", key=lambda column: column.map(
             order.index) if column.name == "arm" else column)
-        part = part.assign(bar=[f"{arm}, {ranks} rank{'s' if ranks > 1 else ''}"
-                                for arm, ranks in zip(part["arm"], part["ranks"])])
+        by_ranks = part["ranks"].nunique() > 1
+        part = part.assign(bar=[
+            f"{row.arm}, {row.ranks} rank{'s' if row.ranks > 1 else ''}" if by_ranks else
+            f"{row.arm}, B = {row.B}" for row in part.itertuples()])
         means = part.groupby("bar", sort=False).mean(numeric_only=True)
         figure = drawing.blank(Axis(""), Axis("time of a step (ms)"))
         for (column, color), pattern in zip(TIMES.items(), PATTERNS):
@@ -190,8 +211,8 @@ def step_time_plots(frame: pd.DataFrame) -> Plots:
 KINDS = {
     "curves": Kind(
         "fig-curves", "Learning curves with and without batch norm",
-        "Thin lines are seeds, thick ones their median; training is dotted. Training loss is that of "
-        "the batches as they were met; validation uses running statistics.",
+        "Thin lines are seeds, thick ones their median; training is dotted. Training loss is that "
+        "of the batches as they were met; validation uses running statistics.",
         "an experiment in which only the norm varies, evaluated three or more times", curves_frame,
         curves_plots),
     "init": Kind(
@@ -216,7 +237,7 @@ KINDS = {
         "bytes are those one rank sends in a step.",
         "trials at two or more batch sizes", cost_frame, cost_plots),
     "step_time": Kind(
-        "fig-step-time", "Time of a step against the number of ranks",
+        "fig-step-time", "Where the time of a step goes",
         "Bars are means over seeds, stacked; circles are the whole step of each seed.",
-        "an experiment in which study.ranks varies", step_time_frame, step_time_plots),
+        "trials on two or more numbers of ranks, or at two or more batch sizes", step_time_frame, step_time_plots),
 }

@@ -118,7 +118,8 @@ def guide(figure: go.Figure, x: list[float], y: list[float], name: str, dash: st
           in_legend: bool = True) -> None:
     """A line that data are held against: grey, behind, without hover."""
     figure.add_trace(go.Scatter(x=x, y=y, name=name, mode="lines", hoverinfo="skip",
-                                showlegend=in_legend, line={"color": GREY, "dash": dash, "width": 1.5}))
+                                showlegend=in_legend,
+                                line={"color": GREY, "dash": dash, "width": 1.5}))
 
 
 def _hover(x: Axis, y: Axis, name: str, what: str) -> str:

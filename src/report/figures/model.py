@@ -23,6 +23,7 @@ class Kind:
     needs: str  # completes "not drawn: it needs …"
     frame: Callable[[Results], pd.DataFrame]
     plots: Callable[[pd.DataFrame], Plots]
+    most: int = 8  # plots that are drawn
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,8 @@ class Figure:
     kind: Kind
     data: pd.DataFrame
     plots: Plots
-    left_out: int  # plots beyond MOST_PLOTS; their data are in the CSV
+    left_out: int  # plots beyond the kind's most; their data are in the CSV
     at_edge: bool  # some learning rate is the first or last of its grid
-
-
-MOST_PLOTS = 8
 
 
 def make(kind: Kind, results: Results) -> Figure | None:
@@ -45,4 +43,4 @@ def make(kind: Kind, results: Results) -> Figure | None:
     if not plots:
         return None
     at_edge = "edge" in data and bool((data["edge"] != "none").any())
-    return Figure(kind, data, plots[:MOST_PLOTS], max(0, len(plots) - MOST_PLOTS), at_edge)
+    return Figure(kind, data, plots[:kind.most], max(0, len(plots) - kind.most), at_edge)

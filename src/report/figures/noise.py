@@ -123,14 +123,14 @@ def evaluation_frame(results: Results) -> pd.DataFrame:
 
 def evaluation_plots(frame: pd.DataFrame) -> Plots:
     plots = []
-    for (experiment, cell), part in frame.groupby(["experiment", "cell"], sort=False):
+    for heading, part in selection.facets(frame, "arm"):
         rows = part.melt(id_vars=["epoch", "seed"], value_name="y", var_name="series", value_vars=[
             "val_running_accuracy", "val_recomputed_accuracy", "val_batch_accuracy"])
         rows["series"] = rows["series"].map(lambda name: f"{name.split('_')[1]} statistics")
         figure = drawing.seeds_and_median_lines(
             rows.rename(columns={"epoch": "x"}), Axis("epoch"),
             Axis("validation accuracy", percent=True))
-        plots.append((f"{experiment} · {cell}", figure))
+        plots.append((heading, figure))
     return plots
 
 
@@ -188,8 +188,8 @@ KINDS = {
         "three or more values of M at one B", error_m_frame, error_m_plots),
     "heatmap": Kind(
         "fig-heatmap", "Batch size by normalization batch",
-        "Median validation error; below it the learning rate that tuning chose. A star marks a rate "
-        "at the edge of its grid.",
+        "Median validation error; below it the learning rate that tuning chose. A star marks a "
+        "rate at the edge of its grid.",
         "batch sizes B and normalization batches M that vary apart", heatmap_frame, heatmap_plots),
     "noise_law": Kind(
         "fig-noise-law", "Noise of the batch statistics against M",

@@ -14,6 +14,7 @@ from report.results import Results
 
 BATCH = Axis("batch size B (samples per step)", log=2)
 RATE = Axis("learning rate", log=10)
+RULES = ((0.5, "slope ½: square root", "dot"), (1, "slope 1: linear", "dash"))
 TARGET = ["id", "experiment", "facet", "cell", "arm", "B", "M", "lr", "edge", "seed", "error",
           "reached", "budget", "steps", "samples", "seconds", "seconds_budget"]
 
@@ -112,9 +113,10 @@ def _draw_hyperbola(figure: go.Figure, rows: pd.DataFrame, name: str,
 
 
 def rates_frame(results: Results) -> pd.DataFrame:
-    """All tuning curves, with the facet of their cell's trials."""
+    """All tuning curves, with the facet of their cell's trials and, in `series`, all its axes."""
     cells = selection.finals(results, "train.batch", stage="tune")
-    cells = cells[["experiment", "cell", "facet"]].drop_duplicates(["experiment", "cell"])
+    cells = cells.assign(series=selection.finals(results, stage="tune")["facet"])
+    cells = cells[["experiment", "cell", "facet", "series"]].drop_duplicates(["experiment", "cell"])
     return results.tuning.merge(cells, on=["experiment", "cell"])
 
 
@@ -129,7 +131,7 @@ def best_rates_plots(frame: pd.DataFrame) -> Plots:
         rows = part.assign(x=part["B"], y=part["lr"], seed="of tuning").sort_values("x")
         figure = drawing.points_and_medians(rows.iloc[:0], BATCH, RATE, rows)
         start, batches = rows.iloc[0], np.array(sorted(rows["x"].unique()), dtype=float)
-        for power, name, dash in ((0.5, "slope ½: square root", "dot"), (1, "slope 1: linear", "dash")):
+        for power, name, dash in RULES:
             drawing.guide(figure, list(batches), list(start["y"] * (batches / start["x"]) ** power),
                           name, dash)
         plots.append((heading, figure))
@@ -138,9 +140,9 @@ def best_rates_plots(frame: pd.DataFrame) -> Plots:
 
 def curves_plots(frame: pd.DataFrame) -> Plots:
     plots = []
-    for heading, part in selection.facets(frame, "arm"):
+    for (experiment, arm), part in frame.groupby(["experiment", "arm"], sort=False):
         criterion = str(part["criterion"].iloc[0]).replace("_", " ")
-        rows = part.assign(series=[f"B = {b}" for b in part["B"]], x=part["lr"])
+        rows = part.assign(series=part["series"].where(part["series"] != "", "all"), x=part["lr"])
         seeds = rows.explode("values").rename(columns={"values": "y"})
         seeds = seeds.assign(seed=seeds.groupby(["series", "x"]).cumcount() + 1)
         seeds = seeds[seeds["y"].notna()].astype({"y": float})
@@ -156,7 +158,7 @@ def curves_plots(frame: pd.DataFrame) -> Plots:
             x=chosen["x"], y=chosen["y"], mode="markers", name="chosen", hoverinfo="skip",
             marker={"symbol": "circle-open", "size": 18, "color": drawing.GREY,
                     "line": {"width": 1.5}}))
-        plots.append((heading, figure))
+        plots.append((f"{experiment} · {arm}", figure))
     return plots
 
 
@@ -177,7 +179,8 @@ def divergence_plots(frame: pd.DataFrame) -> Plots:
         fractions = rows.groupby(["arm", "x"], as_index=False).agg(y=("y", "mean"))
         figure = drawing.points_and_medians(rows, RATE, y,
                                             fractions.assign(edge="none"))
-        figure.update_traces(hovertemplate="learning rate %{x:.4~g}<br>diverged %{y:.0%}<extra></extra>")
+        figure.update_traces(
+            hovertemplate="learning rate %{x:.4~g}<br>diverged %{y:.0%}<extra></extra>")
         for name, style in drawing.styles(part["arm"]).items():
             _mark_half(figure, part[part["arm"] == name], style)
         figure.update_yaxes(range=[-0.06, 1.06])
@@ -204,8 +207,8 @@ KINDS = {
     "steps": Kind(
         "fig-steps", "Steps to target against batch size",
         "Small points are seeds, large ones their Kaplan–Meier median; an open triangle is a seed "
-        "that had not got there when its budget was spent. On the dashed line twice the batch needs "
-        "half the steps.",
+        "that had not got there when its budget was spent. On the dashed line twice the batch "
+        "needs half the steps.",
         "targets at three or more batch sizes", targets_frame, steps_plots),
     "hyperbola": Kind(
         "fig-hyperbola", "Samples to target against steps to target",
@@ -224,13 +227,14 @@ KINDS = {
         "What the rates were chosen by: small points are tuning seeds, large ones medians, a ring "
         "is the rate that was chosen (open marker: at the edge of the grid). Rates at which a seed "
         "diverged have fewer points.",
-        "a learning rate tuned by trials", rates_frame, curves_plots),
+        "a learning rate tuned by trials", rates_frame, curves_plots, most=40),
     "divergence": Kind(
         "fig-divergence", "Divergence against learning rate",
         "Fraction of the trials whose loss was not finite or above three times the first after an "
         "epoch; small points are trials, at 0 or 1. The bar at one half is the rate at which half "
         "diverge, with its 95 % interval.",
-        "the learning rate as an axis, at three or more values", divergence_frame, divergence_plots),
+        "the learning rate as an axis, at three or more values", divergence_frame,
+        divergence_plots),
     "seconds": Kind(
         "fig-seconds", "Seconds to target against batch size",
         "As the steps to target, in seconds of training, evaluations not counted.",

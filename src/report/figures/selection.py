@@ -15,9 +15,19 @@ def finals(results: Results, *x_keys: str, stage: str = "final") -> pd.DataFrame
     x nor the norm. Trials of one facet differ by x, arm and seed alone."""
     trials = results.trials[results.trials["stage"] == stage]
     shown = {*x_keys, *NORM}
-    facets = [", ".join(f"{key} = {value}" for key, value in settings.items() if key not in shown)
+    facets = [describe({key: value for key, value in settings.items() if key not in shown})
               for settings in trials["settings"]]
     return trials.assign(facet=facets).astype({"facet": str})
+
+
+def describe(settings: dict[str, str]) -> str:
+    """For instance "train.batch = 64, model.hidden = 128 × 5"."""
+    parts = []
+    for key, value in settings.items():
+        sizes = str(value).split(",")
+        alike = len(sizes) > 2 and len(set(sizes)) == 1
+        parts.append(f"{key} = {sizes[0]} × {len(sizes)}" if alike else f"{key} = {value}")
+    return ", ".join(parts)
 
 
 def varying(frame: pd.DataFrame, column: str, fewest: int) -> pd.DataFrame:
@@ -29,10 +39,14 @@ def varying(frame: pd.DataFrame, column: str, fewest: int) -> pd.DataFrame:
 
 
 def along(results: Results, key: str, fewest: int) -> pd.DataFrame:
-    """Final trials of experiments that have this key as an axis."""
-    trials = finals(results, key)
-    named = [name for name in results.experiments if key in results.axes(name)]
-    return varying(trials[trials["experiment"].isin(named)], key, fewest)
+    """Final trials of experiments that have this key as an axis, alone or paired with others."""
+    parts = []
+    for name in results.experiments:
+        paired = results.axis_of(name, key)
+        if paired:
+            parts.append(finals(results.experiment(name), *paired))
+    trials = pd.concat(parts) if parts else finals(results).iloc[:0]
+    return varying(trials, key, fewest)
 
 
 def medians(frame: pd.DataFrame, group: str = "arm") -> pd.DataFrame:
