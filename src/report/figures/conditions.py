@@ -38,7 +38,8 @@ def curves_frame(results: Results) -> pd.DataFrame:
                  if results.axes(name) and set(results.axes(name)) <= set(selection.NORM)]
     trials = selection.finals(results)
     trials = selection.varying(trials[trials["experiment"].isin(only_norm)], "arm", 2)
-    trials = trials[trials.groupby("experiment")["arm"].transform(lambda arm: "none" in set(arm))]
+    without = trials.loc[trials["arm"] == "none", "experiment"]
+    trials = trials[trials["experiment"].isin(without)]
     rows = results.measurements.drop(columns="lr").merge(trials[selection.TRIAL], on="id")
     rows = rows[rows.groupby("id")["step"].transform("nunique") >= 3]
     rows = rows.melt(id_vars=[*selection.TRIAL, "step", "epoch"], value_vars=list(CURVES),
