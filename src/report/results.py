@@ -268,7 +268,7 @@ def _read_json(path: Path, keys: list[str]) -> dict:
 
 def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     try:
-        frame = pd.read_csv(path, dtype=TEXT, encoding="utf-8", float_precision="round_trip")
+        frame = pd.read_csv(path, dtype=TEXT, encoding="utf-8")
     except (OSError, ValueError) as error:
         raise _damaged(path, f"it is damaged ({' '.join(str(error).split())})") from error
     for column in columns:
@@ -288,6 +288,8 @@ def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
 
 def _frame(rows: list[dict], columns: list[str]) -> pd.DataFrame:
     """All the columns, in this order, before any others that the rows have."""
+    if not rows:
+        return pd.DataFrame(columns=columns, dtype=object)
     frame = pd.DataFrame(rows)
     others = [column for column in frame if column not in columns]
     return frame.reindex(columns=[*columns, *others])
@@ -295,7 +297,9 @@ def _frame(rows: list[dict], columns: list[str]) -> pd.DataFrame:
 
 def _concat(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
     filled = [frame for frame in frames if len(frame)]
-    frame = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
+    if not filled:
+        return pd.DataFrame(columns=columns, dtype=object)
+    frame = pd.concat(filled, ignore_index=True)
     return frame.reindex(columns=[*columns, *(c for c in frame if c not in columns)])
 
 

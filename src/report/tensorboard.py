@@ -53,7 +53,7 @@ def _trainings(folder: Path) -> Iterator[tuple[str, pd.DataFrame, float]]:
         if OWN in path.relative_to(folder).parts:
             continue
         try:
-            rows = pd.read_csv(path, float_precision="round_trip")
+            rows = pd.read_csv(path)
             metadata = path.parent / "metadata.json"
             started = json.loads(metadata.read_text()).get("started") if metadata.is_file() else ""
         except (OSError, ValueError) as error:
