@@ -35,8 +35,7 @@ class VerdictRow:
     symbol: str
     look: str
     rank: int  # by which the tally is ordered
-    effect: str
-    interval: str
+    effects: list[str]  # with their intervals
     figure: str  # title of its figure, "" if that is not drawn
 
 
@@ -61,8 +60,8 @@ def write(results: Results, verdicts: Sequence, folder: Path) -> Path:
     draw_js = environment.loader.get_source(environment, "draw.js")[0]
     html = environment.get_template("report.html.j2").render(
         results=results, summary=_summary(results), title=_title(results),
-        claims=[row for row in rows if row.verdict.id.startswith("C")],
-        checks=[row for row in rows if not row.verdict.id.startswith("C")],
+        claims=[row for row in rows if not row.verdict.id.startswith("S")],
+        checks=[row for row in rows if row.verdict.id.startswith("S")],
         undecided=[row.verdict for row in rows if row.look == "open"],
         figures=[(figure, _specs(figure)) for figure in drawn], absent=absent,
         batch_tables=batch_tables, batch_table_id=BATCH_TABLE,
@@ -138,10 +137,10 @@ def _duration(seconds: float) -> str:
 
 def _verdict_row(verdict, titles: dict[str, str]) -> VerdictRow:
     symbol, look = WORDS.get(verdict.verdict, ("?", "open"))
-    interval = ""
-    if verdict.low is not None and verdict.high is not None and "[" not in verdict.effect:
-        interval = f"{_end(verdict.low)} to {_end(verdict.high)} {verdict.unit}".strip()
-    return VerdictRow(verdict, symbol, look, RANKS.index(look), str(verdict.effect), interval,
+    effects = [effect for effect in verdict.effect.split("; ") if effect]
+    if effects and "[" not in verdict.effect and None not in (verdict.low, verdict.high):
+        effects[0] += f" [{_end(verdict.low)}, {_end(verdict.high)}]"
+    return VerdictRow(verdict, symbol, look, RANKS.index(look), effects,
                       titles.get(verdict.figure, ""))
 
 

@@ -29,19 +29,19 @@ class Published:
     column: str = TEST
 
 
-def _at(batch: int, norm_batch: int, column: str = "", value: object = None) -> Callable:
+def _at(batch: int, norm_batch: int) -> Callable:
+    return lambda trials: trials[(trials["B"] == batch) & (trials["M"] == norm_batch)]
+
+
+def _large(norm_batch: int, lr_rule: str, adapted: bool = False) -> Callable:
+    """Large batches of Hoffer's ladder; regime adaptation trains for more epochs."""
     def select(trials: pd.DataFrame) -> pd.DataFrame:
-        rows = trials[(trials["B"] == batch) & (trials["M"] == norm_batch)]
-        return rows[rows[column] == value] if column and column in rows else rows
+        rows = _at(4096, norm_batch)(trials)
+        if rows.empty:
+            return rows
+        longer = rows["train.epochs"] > trials["train.epochs"].min()
+        return rows[(rows["train.lr_rule"] == lr_rule) & (longer == adapted)]
     return select
-
-
-def _longest(select: Callable) -> Callable:
-    """Regime adaptation: of the trials meant, those with the most epochs, if any has fewer."""
-    def narrowed(trials: pd.DataFrame) -> pd.DataFrame:
-        rows = select(trials)
-        return rows[rows["train.epochs"] > trials["train.epochs"].min()] if len(rows) else rows
-    return narrowed
 
 
 def _normed(trials: pd.DataFrame) -> pd.DataFrame:
@@ -69,13 +69,13 @@ ROWS = [
               ("keskar",), _at(6000, 256)),
     Published(HOFFER, "small batch (128)", "98.27 %", SECOND_HAND, ("hoffer",), _at(128, 128)),
     Published(HOFFER, "large batch (4,096)", "97.05 %", SECOND_HAND, ("hoffer",),
-              _at(4096, 4096, "train.lr_rule", "none")),
+              _large(4096, "none")),
     Published(HOFFER, "large batch, rate scaled", "97.55 %", FROM_MEMORY, ("hoffer",),
-              _at(4096, 4096, "train.lr_rule", "sqrt")),
+              _large(4096, "sqrt")),
     Published(HOFFER, "large batch, rate scaled, ghost batch 128", "97.60 %", FROM_MEMORY,
-              ("hoffer",), _at(4096, 128, "train.lr_rule", "sqrt")),
-    Published(HOFFER, "large batch, regime adapted", "98.53 %", SECOND_HAND, ("hoffer",),
-              _longest(_at(4096, 128, "train.lr_rule", "sqrt"))),
+              ("hoffer",), _large(128, "sqrt")),
+    Published(HOFFER, "large batch, rate scaled, regime adapted", "98.53 %", SECOND_HAND,
+              ("hoffer",), _large(4096, "sqrt", adapted=True)),
 ]
 NOISE_SCALE = ("McCandlish et al. 2018, MNIST", "gradient noise scale, average over training",
                "≈ 900 (876 in a replication)", SECOND_HAND)

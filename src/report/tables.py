@@ -46,9 +46,13 @@ def rates(rows: pd.DataFrame) -> str:
 
 
 def _title(results: Results, name: str) -> str:
-    titles = [experiment.get("title") for study in results.studies
-              for experiment in study["experiments"] if experiment["name"] == name]
-    return f"{titles[0]} ({name})" if titles[0] not in ("", name, None) else name
+    """The experiment's own title, if it has one, and its name."""
+    for study in results.studies:
+        for experiment in study["experiments"]:
+            title = experiment.get("title")
+            if experiment["name"] == name and title not in (None, "", name, study.get("title")):
+                return f"{title} ({name})"
+    return name
 
 
 def _training_loss(results: Results, ids: pd.Series) -> pd.Series:
@@ -59,11 +63,11 @@ def _training_loss(results: Results, ids: pd.Series) -> pd.Series:
 
 
 def batch_tables(results: Results) -> list[Table]:
-    """One for each experiment that varies the batch as notebooks do; their own table beside."""
+    """One for each experiment that varies nothing but B or M; the notebook's own table beside."""
     tables = []
     for name in results.experiments:
         axes = set(results.axes(name))
-        if "batches" not in name or not axes & {"train.batch", "norm.batch"}:
+        if not axes or axes - {"train.batch", "norm.batch"}:
             continue
         trials = results.finals[results.finals["experiment"] == name]
         printed = published.NOTEBOOK_TABLE if name == published.NOTEBOOK_EXPERIMENT else {}

@@ -95,10 +95,10 @@ def test_verdicts_come_first_with_words_intervals_and_links(desktop):
     tab = desktop.tab
     assert tab.locator("main h2").first.inner_text() == "Verdicts"
     row = tab.locator("#verdict-C1").inner_text()
-    assert re.search(r"✓\s*supported", row) and "0.7 times" in row and "[0.6 to 0.8 times]" in row
+    assert re.search(r"✓\s*supported", row) and "0.7 times" in row and "[0.6, 0.8]" in row
     assert "learning rate at the grid's edge" in row
     assert tab.locator("#verdict-C1 a").get_attribute("href") == "#fig-steps"
-    assert "[1 to" not in tab.locator("#verdict-C2").inner_text(), "the effect says it already"
+    assert tab.locator("#verdict-C2").inner_text().count("[") == 1, "the effect says it already"
     undecided = tab.locator("#verdict-S5").inner_text()
     assert "undecided" in undecided and "no trial has M = 2" in undecided
     assert "no trial has M = 2" in tab.locator("#undecided + ul").inner_text()
