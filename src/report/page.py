@@ -95,14 +95,9 @@ def _policy(scripts: list[str]) -> str:
 
 
 def _specs(figure: Figure) -> list[tuple[str, str]]:
-    """(heading, JSON) of each plot; no text within can end the script element it stands in."""
-    specs = []
-    for heading, plot in figure.plots:
-        text = plotly.io.to_json(plot, validate=True)
-        for character in "<>&\u2028\u2029":
-            text = text.replace(character, f"\\u{ord(character):04x}")
-        specs.append((heading, text))
-    return specs
+    """(heading, JSON) of each plot. Plotly writes < and > as escapes, so that no text within can
+    end the script element it stands in."""
+    return [(heading, plotly.io.to_json(plot)) for heading, plot in figure.plots]
 
 
 def _title(results: Results) -> str:

@@ -1,6 +1,7 @@
 """The page as a browser shows it: opened from disk, in Debian's Chromium without a display."""
 
 import html
+import json
 import re
 import shutil
 
@@ -14,7 +15,8 @@ from report.verdicts import Verdict
 from support import whole_study
 from support.study_tree import Cell, Experiment, Trial, tuning, write_study
 
-HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
+HOSTILE = ('"><script>alert(1)</script><img src=x onerror=alert(1)>'
+           '<a href="https://example.org">&lt;b&gt;</a>')
 DRAWN = "[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))"
 # Marks of a trace; a heat map is an image.
 MARKS = ".trace path, .trace .point, .heatmaplayer image"
@@ -221,9 +223,19 @@ def test_a_hostile_text_stays_text(browser, hostile):
     assert opened.tab.locator("img").count() == 0
     assert opened.tab.evaluate("document.scripts.length") == 2 + opened.tab.locator(".plot").count()
     axis = opened.tab.locator("[data-spec='fig-tuning-1'] .ytitle").text_content()
-    assert HOSTILE.replace("_", " ") in axis, "also where plotly reads HTML"
+    assert HOSTILE in axis, "also where plotly reads HTML"
+    assert opened.tab.locator(".plot svg a").count() == 0
     facet = opened.tab.locator("[data-spec='fig-steps-1']").get_attribute("aria-label")
     assert HOSTILE.replace("/", "") in facet
+
+
+def test_no_text_ends_the_script_that_it_stands_in(path):
+    specs = re.findall(r'<script type="application/json" id="[a-z0-9-]+">(.*?)</script>',
+                       path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert len(specs) > 30
+    for spec in specs:
+        assert not set("<>") & set(spec)
+        assert "<extra></extra>" in json.dumps(json.loads(spec)), "it is escaped, not left out"
 
 
 def test_the_page_names_no_other_place(path):
