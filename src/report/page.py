@@ -115,7 +115,7 @@ def _summary(results: Results) -> list[dict]:
         parts.append({
             "name": study["name"], "command": study.get("command", ""),
             "date": str(study.get("started", ""))[:10], "device": study.get("device", "unknown"),
-            "hosts": study.get("hosts", []), "ranks": study.get("ranks", 1),
+            "hosts": tables.hosts(study), "ranks": study.get("ranks", 1),
             "experiments": len(study["experiments"]), "planned": planned, "trials": len(trials),
             "diverged": int((trials["status"] == "DIVERGED").sum()),
             "missing": int((missing["planned"] - missing["found"]).sum()),

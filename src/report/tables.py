@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from report import published
-from report.figures import conditions, noise
+from report.figures import conditions, noise, selection
 from report.results import Results
 
 AT_EDGE = "†"  # a learning rate at the grid's edge
@@ -158,12 +158,14 @@ def settings(results: Results) -> list[Settings]:
 
 def divergences(results: Results) -> Table | None:
     lost = results.trials[results.trials["status"] == "DIVERGED"]
-    rows = [[experiment, cell, stage, str(len(part)), rates(part),
-             "; ".join(dict.fromkeys(str(r) for r in part["reason"] if r))]
-            for (experiment, cell, stage), part in lost.groupby(["experiment", "cell", "stage"],
-                                                                sort=False)]
+    rows = []
+    for (experiment, _, stage), part in lost.groupby(["experiment", "cell", "stage"], sort=False):
+        first = str(part["reason"].iloc[0]).split(": ")[0]
+        rows.append([experiment, selection.describe(part["settings"].iloc[0]), stage,
+                     str(len(part)), rates(part), first])
     return Table("Trials that diverged; they are kept, never dropped", [
-        "experiment", "cell", "stage", "trials", "learning rate", "reason"], rows) if rows else None
+        "experiment", "cell", "stage", "trials", "learning rate", "the first of them"], rows,
+    ) if rows else None
 
 
 def missing(results: Results) -> Table | None:
@@ -189,5 +191,10 @@ def versions(study: dict) -> list[tuple[str, str]]:
     return [("study", study["name"]), ("folder", study["folder"]),
             ("command", str(study.get("command", ""))),
             ("started", str(study.get("started", ""))), ("device", str(study.get("device", ""))),
-            ("ranks", str(study.get("ranks", ""))), ("hosts", ", ".join(study.get("hosts", []))),
-            *plain, *data]
+            ("arithmetic", str(study.get("arithmetic", ""))),
+            ("ranks", str(study.get("ranks", ""))), ("hosts", hosts(study)), *plain, *data]
+
+
+def hosts(study: dict) -> str:
+    """Each once: the file names the host of each rank."""
+    return ", ".join(dict.fromkeys(study.get("hosts", [])))

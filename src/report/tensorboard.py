@@ -85,9 +85,12 @@ def _tag(column: str) -> str:
     return f"{last}/{before}" if last in ("loss", "accuracy", "error") and before else column
 
 
-def _unix_time(text: object) -> float:
+def _unix_time(started: object) -> float:
+    """Studies write seconds, trainings a date; without either, times count from 0."""
+    if isinstance(started, (int, float)):
+        return float(started)
     try:
-        return datetime.datetime.fromisoformat(str(text)).timestamp()
+        return datetime.datetime.fromisoformat(str(started)).timestamp()
     except ValueError:
         return 0.0
 

@@ -168,7 +168,7 @@ def test_optimizers_are_told_apart_by_what_varies_with_them(results):
     [(_, plot)] = conditions.optimizers_plots(conditions.optimizers_frame(results))
     x, y = series(plot, "none")
     assert dict(zip(x, y)) == pytest.approx(
-        {"sgd, momentum 0": 0.97, "sgd, momentum 0.9": 0.971, "adam, momentum 0.9": 0.972})
+        {"sgd<br>momentum 0": 0.97, "sgd<br>momentum 0.9": 0.971, "adam<br>momentum 0.9": 0.972})
 
 
 def test_facets_keep_other_axes_apart(tmp_path):
@@ -196,8 +196,8 @@ def test_the_stack_of_a_step_is_over_ranks(results):
     plot = plots["cost · train.batch = 128"]
     bars = {t.name: dict(zip(t.x, t.y)) for t in plot.data if t.type == "bar"}
     step = 1.15 * (1e-4 + 128 * 2e-6) * 1e3
-    assert bars["norm communication"]["BN M=B, 2 ranks"] == pytest.approx(step * 0.6 * 0.05)
-    assert bars["gradient communication"]["none, 1 rank"] == 0
+    assert bars["norm communication"]["BN M=B<br>2 ranks"] == pytest.approx(step * 0.6 * 0.05)
+    assert bars["gradient communication"]["none<br>1 rank"] == 0
     [seeds] = [t for t in plot.data if t.type == "scatter"]
     assert len(seeds.x) == 4 * len(SEEDS)
 

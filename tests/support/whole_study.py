@@ -164,9 +164,11 @@ def cost() -> Experiment:
         for ranks in (1, 2):
             for batch in (32, 128, 512):
                 step = share * (1e-4 + batch * 2e-6) * (1 if ranks == 1 else 0.6)
-                parts = {"data_s": step * 0.05, "forward_s": step * 0.3, "backward_s": step * 0.5,
-                         "norm_comm_s": step * 0.05 * (share > 1), "optimizer_s": step * 0.05,
-                         "gradient_comm_s": step * 0.05 * (ranks - 1), "step_s": step}
+                whole = step * 1000  # seconds of all steps of a trial
+                parts = {"data_s": whole * 0.05, "forward_s": whole * 0.3,
+                         "backward_s": whole * 0.5, "norm_comm_s": whole * 0.05 * (share > 1),
+                         "optimizer_s": whole * 0.05,
+                         "gradient_comm_s": whole * 0.05 * (ranks - 1), "step_s": step}
                 memory = int((2e6 + 1e4 * batch) * share)
                 cells.append(Cell({"study.ranks": str(ranks), "train.batch": str(batch), **arm}, [
                     Trial(s, cost=parts | {"peak_tensor_bytes": memory, "norm_bytes":

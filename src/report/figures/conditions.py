@@ -14,9 +14,9 @@ from report.figures.scaling import BATCH
 from report.results import Results
 
 ACCURACY = Axis("final validation accuracy", percent=True)
-TIMES = {"data_s": drawing.GREY, "forward_s": drawing.SKY, "backward_s": drawing.BLUE,
-         "norm_comm_s": drawing.VERMILION, "gradient_comm_s": drawing.ORANGE,
-         "optimizer_s": drawing.PURPLE}
+TIMES = {"data": drawing.GREY, "forward": drawing.SKY, "backward": drawing.BLUE,
+         "norm_comm": drawing.VERMILION, "gradient_comm": drawing.ORANGE,
+         "optimizer": drawing.PURPLE}
 PATTERNS = ["", "/", "", "x", ".", "-"]  # so that no colour has to be told from another
 COSTS = {
     "step_ms": ("time of a step", Axis("ms", log=10)),
@@ -66,7 +66,10 @@ def curves_plots(frame: pd.DataFrame) -> Plots:
 
 
 def _final(results: Results, key: str, fewest: int) -> pd.DataFrame:
+    """Where the learning rate is tuned or one; divergence is shown where it is an axis itself."""
     frame = selection.along(results, key, fewest)
+    swept = [name for name in results.experiments if "train.lr" in results.axes(name)]
+    frame = frame[~frame["experiment"].isin(swept)]
     if frame.empty:
         return frame
     frame = frame[[*selection.TRIAL, key, "final_val_running_accuracy"]]
@@ -171,13 +174,16 @@ def cost_plots(frame: pd.DataFrame) -> Plots:
 
 
 def step_time_frame(results: Results) -> pd.DataFrame:
-    """Seconds of a step and its parts per trial, where the number of ranks varies; if it does so
-    nowhere, in the experiment that shows the cost."""
+    """Milliseconds of a step and of its parts per trial, where the number of ranks varies; if it
+    does so nowhere, in the experiment that shows the cost."""
     trials = selection.varying(selection.finals(results, "study.ranks"), "ranks", 2)
     if trials.empty:
         trials = _cost_trials(results)
-    parts = [f"cost.{part}" for part in (*TIMES, "step_s") if f"cost.{part}" in trials]
-    return trials[[*selection.TRIAL, "ranks", *parts]].sort_values(
+    if trials.empty or "cost.step_s" not in trials:
+        return trials.iloc[:0]
+    parts = {name: 1e3 * trials[f"cost.{name}_s"] / trials["steps"] for name in TIMES}
+    trials = trials.assign(step=1e3 * trials["cost.step_s"], **parts)
+    return trials[[*selection.TRIAL, "ranks", "step", *parts]].sort_values(
         ["experiment", "arm", "ranks", "B", "seed"], kind="stable", ignore_index=True)
 
 
@@ -194,13 +200,13 @@ def step_time_plots(frame: pd.DataFrame) -> Plots:
         means = part.groupby("bar", sort=False).mean(numeric_only=True)
         figure = drawing.blank(Axis(""), Axis("time of a step (ms)"))
         for (column, color), pattern in zip(TIMES.items(), PATTERNS):
-            name = column.removesuffix("_s").replace("_comm", " communication")
+            name = column.replace("_comm", " communication")
             figure.add_trace(go.Bar(
-                x=[drawing.plain(bar) for bar in means.index], y=means[f"cost.{column}"] * 1e3,
+                x=drawing.categories(means.index), y=means[column],
                 name=name, marker={"color": color, "pattern": {"shape": pattern}},
                 hovertemplate=f"%{{x}}<br>{name} %{{y:.3f}} ms<extra></extra>"))
         figure.add_trace(go.Scatter(
-            x=[drawing.plain(bar) for bar in part["bar"]], y=part["cost.step_s"] * 1e3,
+            x=drawing.categories(part["bar"]), y=part["step"],
             mode="markers", name="whole step, each seed", customdata=part["seed"],
             marker={"color": drawing.BLACK, "symbol": "circle-open", "size": 7},
             hovertemplate="%{x}<br>seed %{customdata}: %{y:.3f} ms<extra></extra>"))

@@ -62,6 +62,11 @@ def plain(value: object) -> str:
     return html.escape(str(value), quote=False)
 
 
+def categories(values: Iterable[str]) -> list[str]:
+    """Names on an axis, a line for each of their parts."""
+    return [plain(value).replace(", ", "<br>") for value in values]
+
+
 @dataclass(frozen=True)
 class Axis:
     """`log` is the base whose powers the grid shows, 0 for a linear axis."""
@@ -143,7 +148,7 @@ def points_and_medians(frame: pd.DataFrame, x: Axis, y: Axis, medians: pd.DataFr
             hollow = kind == "censored"
             note = "seed %{customdata}" + (", not reached: budget spent" if hollow else "")
             figure.add_trace(go.Scatter(
-                x=_category(rows["x"]), y=rows["y"], mode="markers", customdata=rows["seed"],
+                x=_positions(rows["x"]), y=rows["y"], mode="markers", customdata=rows["seed"],
                 name=plain(name), legendgroup=plain(name), showlegend=False, opacity=0.5,
                 marker={"color": style.color, "size": 9 if hollow else 6,
                         "symbol": "triangle-up-open" if hollow else style.symbol},
@@ -151,7 +156,7 @@ def points_and_medians(frame: pd.DataFrame, x: Axis, y: Axis, medians: pd.DataFr
         rows = medians[(medians[group] == name) & np.isfinite(medians["y"].astype(float))]
         edge = rows["edge"] != "none"
         figure.add_trace(go.Scatter(
-            x=_category(rows["x"]), y=rows["y"], mode="lines+markers", name=plain(name),
+            x=_positions(rows["x"]), y=rows["y"], mode="lines+markers", name=plain(name),
             legendgroup=plain(name), customdata=np.where(edge, f"median, {AT_EDGE}", "median"),
             line={"color": style.color, "dash": style.dash, "width": 2},
             marker={"color": style.color, "size": 10, "line": {"width": 2, "color": style.color},
@@ -184,6 +189,5 @@ def seeds_and_median_lines(frame: pd.DataFrame, x: Axis, y: Axis,
     return figure
 
 
-def _category(values: pd.Series) -> list:
-    """Numbers stay; text is made safe."""
-    return list(values) if pd.api.types.is_numeric_dtype(values) else [plain(v) for v in values]
+def _positions(values: pd.Series) -> list:
+    return list(values) if pd.api.types.is_numeric_dtype(values) else categories(values)

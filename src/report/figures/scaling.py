@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
@@ -20,8 +22,10 @@ TARGET = ["id", "experiment", "facet", "cell", "arm", "B", "M", "lr", "edge", "s
 
 
 def targets_frame(results: Results) -> pd.DataFrame:
-    """Targets of final trials, where at least three batch sizes were run."""
+    """Targets of final trials, where at least three batch sizes were run at rates of their own:
+    with one rate for all, the rate would be compared and not the batch size."""
     trials = selection.varying(selection.finals(results, "train.batch"), "B", 3)
+    trials = trials[trials["experiment"].isin(results.tuning["experiment"])]
     budget = trials[["id", "facet", "seconds"]].rename(columns={"seconds": "seconds_budget"})
     targets = results.targets.merge(budget, on="id")
     return targets.reindex(columns=TARGET).sort_values(["experiment", "arm", "B", "seed"],
@@ -142,7 +146,8 @@ def curves_plots(frame: pd.DataFrame) -> Plots:
     plots = []
     for (experiment, arm), part in frame.groupby(["experiment", "arm"], sort=False):
         criterion = str(part["criterion"].iloc[0]).replace("_", " ")
-        rows = part.assign(series=part["series"].where(part["series"] != "", "all"), x=part["lr"])
+        names = [re.sub(r"\b[a-z]+\.", "", name) or "median" for name in part["series"]]
+        rows = part.assign(series=names, x=part["lr"])
         seeds = rows.explode("values").rename(columns={"values": "y"})
         seeds = seeds.assign(seed=seeds.groupby(["series", "x"]).cumcount() + 1)
         seeds = seeds[seeds["y"].notna()].astype({"y": float})
@@ -209,13 +214,13 @@ KINDS = {
         "Small points are seeds, large ones their Kaplan–Meier median; an open triangle is a seed "
         "that had not got there when its budget was spent. On the dashed line twice the batch "
         "needs half the steps.",
-        "targets at three or more batch sizes", targets_frame, steps_plots),
+        "targets at three or more batch sizes with tuned rates", targets_frame, steps_plots),
     "hyperbola": Kind(
         "fig-hyperbola", "Samples to target against steps to target",
         "Each point is a seed that reached the target; larger batches lie further left. Lines are "
         "(S/S_min − 1)(E/E_min − 1) = 1, fitted to the medians: B_crit = E_min/S_min is where "
         "larger batches begin to cost more samples than they save steps.",
-        "targets reached at three or more batch sizes", hyperbola_frame, hyperbola_plots),
+        "targets reached at three or more batch sizes with tuned rates", hyperbola_frame, hyperbola_plots),
     "lr": Kind(
         "fig-lr", "Best learning rate against batch size",
         "The rate that tuning chose for each cell, against the square-root and the linear rule "
@@ -238,5 +243,5 @@ KINDS = {
     "seconds": Kind(
         "fig-seconds", "Seconds to target against batch size",
         "As the steps to target, in seconds of training, evaluations not counted.",
-        "targets at three or more batch sizes", targets_frame, seconds_plots),
+        "targets at three or more batch sizes with tuned rates", targets_frame, seconds_plots),
 }
