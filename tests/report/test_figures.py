@@ -62,6 +62,20 @@ def test_a_median_that_was_not_reached_is_no_point_and_seeds_stay(results):
     assert list(censored.y) == [2 * int(1.3 * (60 + 60_000 / 2048))] * 2, "drawn at the budget"
 
 
+def test_what_never_happened_is_not_drawn(tmp_path):
+    """No seed reaches the target, no rate diverges; and one rate for all batches is no comparison."""
+    def cells(key, targets, tuned):
+        return [Cell({key: str(value)}, [Trial(1, lr=value / 100, targets=targets)],
+                     whole_study.tuning({0.1: 0.9}, 0.1) if tuned else None)
+                for value in (16, 32, 64)]
+    results = study(tmp_path, Experiment("missed", cells("train.batch", {0.03: None}, True)),
+                    Experiment("untuned", cells("train.batch", {0.03: 100}, False)),
+                    Experiment("rates", cells("train.lr", {}, False)))
+    assert not scaling.targets_frame(results)["reached"].any()
+    absent = {kind.id for kind in figures.build(results)[1]}
+    assert {"fig-steps", "fig-hyperbola", "fig-seconds", "fig-divergence"} <= absent
+
+
 def test_a_rate_at_the_edge_is_an_open_marker(results):
     [(_, plot)] = scaling.steps_plots(scaling.targets_frame(results))
     [line] = [t for t in plot.data if t.name == "none" and t.mode == "lines+markers"]

@@ -102,7 +102,8 @@ def _ticks(low: float, high: float, base: int) -> list[float]:
 def _power(value: float) -> str:
     if 1e-3 <= value < 1e6:
         return f"{value:,.4g}" if value < 1000 else f"{value:,.0f}"
-    return f"{value:.0e}".replace("e", " × 10<sup>").replace("1 × ", "") + "</sup>"
+    digit, power = f"{value:.0e}".split("e")
+    return ("" if digit == "1" else f"{digit} × ") + f"10<sup>{int(power)}</sup>"
 
 
 def blank(x: Axis, y: Axis, x_values: Iterable[float] = (),

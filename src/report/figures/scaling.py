@@ -46,6 +46,8 @@ def _to_target(frame: pd.DataFrame, value: str, budget: str, axis: Axis, slope: 
     reached = frame["reached"]
     rows = _goals(frame).assign(x=frame["B"], y=frame[value].where(reached, frame[budget]))
     for heading, part in selection.facets(rows, "goal"):
+        if not part["reached"].any():
+            continue
         medians = _target_medians(part)
         figure = drawing.points_and_medians(part, BATCH, axis, medians)
         known = medians[np.isfinite(medians["y"])].sort_values("x")
@@ -180,6 +182,8 @@ def divergence_plots(frame: pd.DataFrame) -> Plots:
     plots = []
     y = Axis("trials that diverged", percent=True)
     for heading, part in selection.facets(frame):
+        if not part["diverged"].any():
+            continue
         rows = part.assign(x=part["lr"], y=part["diverged"])
         fractions = rows.groupby(["arm", "x"], as_index=False).agg(y=("y", "mean"))
         figure = drawing.points_and_medians(rows, RATE, y,
@@ -214,13 +218,14 @@ KINDS = {
         "Small points are seeds, large ones their Kaplan–Meier median; an open triangle is a seed "
         "that had not got there when its budget was spent. On the dashed line twice the batch "
         "needs half the steps.",
-        "targets at three or more batch sizes with tuned rates", targets_frame, steps_plots),
+        "a target reached, at three or more batch sizes with tuned rates", targets_frame,
+        steps_plots),
     "hyperbola": Kind(
         "fig-hyperbola", "Samples to target against steps to target",
         "Each point is a seed that reached the target; larger batches lie further left. Lines are "
         "(S/S_min − 1)(E/E_min − 1) = 1, fitted to the medians: B_crit = E_min/S_min is where "
         "larger batches begin to cost more samples than they save steps.",
-        "targets reached at three or more batch sizes with tuned rates", hyperbola_frame, hyperbola_plots),
+        "a target reached, at three or more batch sizes with tuned rates", hyperbola_frame, hyperbola_plots),
     "lr": Kind(
         "fig-lr", "Best learning rate against batch size",
         "The rate that tuning chose for each cell, against the square-root and the linear rule "
@@ -238,10 +243,11 @@ KINDS = {
         "Fraction of the trials whose loss was not finite or above three times the first after an "
         "epoch; small points are trials, at 0 or 1. The bar at one half is the rate at which half "
         "diverge, with its 95 % interval.",
-        "the learning rate as an axis, at three or more values", divergence_frame,
-        divergence_plots),
+        "the learning rate as an axis, at three or more values, some of which diverge",
+        divergence_frame, divergence_plots),
     "seconds": Kind(
         "fig-seconds", "Seconds to target against batch size",
         "As the steps to target, in seconds of training, evaluations not counted.",
-        "targets at three or more batch sizes with tuned rates", targets_frame, seconds_plots),
+        "a target reached, at three or more batch sizes with tuned rates", targets_frame,
+        seconds_plots),
 }
