@@ -66,7 +66,8 @@ def write(results: Results, verdicts: Sequence, folder: Path) -> Path:
         figures=[(figure, _specs(figure)) for figure in drawn], absent=absent,
         batch_tables=batch_tables, batch_table_id=BATCH_TABLE,
         published=tables.published_table(results), cost=tables.cost_table(results),
-        settings=tables.settings(results), versions=[tables.versions(s) for s in results.studies],
+        settings=tables.settings(results),
+        versions=[tables.versions(results, study) for study in results.studies],
         divergences=tables.divergences(results), missing=tables.missing(results),
         dropped=tables.dropped(results), at_edge=tables.AT_EDGE,
         plotly_js=plotly_js, draw_js=draw_js, policy=_policy([plotly_js, draw_js]))

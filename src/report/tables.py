@@ -182,7 +182,18 @@ def dropped(results: Results) -> Table | None:
         "experiment", "cell", "reason"], rows) if rows else None
 
 
-def versions(study: dict) -> list[tuple[str, str]]:
+def busy(results: Results, study: dict) -> str:
+    """The share of rank time that trials took, by the ledger, from the first to the last."""
+    ledger = results.ledger[results.ledger["study"] == study["name"]].astype(
+        {"ranks": float, "start_s": float, "end_s": float})
+    if ledger.empty:
+        return "not known"
+    used = (ledger["ranks"] * (ledger["end_s"] - ledger["start_s"])).sum()
+    span = ledger["end_s"].max() - ledger["start_s"].min()
+    return f"{used / (span * study.get('ranks', 1)):.0%}, from the first trial to the last"
+
+
+def versions(results: Results, study: dict) -> list[tuple[str, str]]:
     """What a study ran with: versions, data, machines."""
     data = [(f"data {name}: {file}", f"sha256 {digest}")
             for name, files in study.get("data", {}).items() for file, digest in files.items()]
@@ -192,7 +203,8 @@ def versions(study: dict) -> list[tuple[str, str]]:
             ("command", str(study.get("command", ""))),
             ("started", str(study.get("started", ""))), ("device", str(study.get("device", ""))),
             ("arithmetic", str(study.get("arithmetic", ""))),
-            ("ranks", str(study.get("ranks", ""))), ("hosts", hosts(study)), *plain, *data]
+            ("ranks", str(study.get("ranks", ""))), ("ranks busy", busy(results, study)),
+            ("hosts", hosts(study)), *plain, *data]
 
 
 def hosts(study: dict) -> str:

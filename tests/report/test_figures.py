@@ -233,6 +233,12 @@ def test_the_notebooks_table_stands_beside_ours(results):
     assert rows["64"]["printed accuracy"] == "95.62 %" and rows["64"]["printed loss"] == "0.1942"
 
 
+def test_ranks_are_busy_as_the_ledger_says(tmp_path):
+    """Trials of one second start a second apart, on one of two ranks."""
+    results = study(tmp_path, Experiment("one", [Cell({}, [Trial(s) for s in (1, 2, 3, 4)])]))
+    assert tables.busy(results, results.studies[0]).startswith("50%")
+
+
 def test_published_numbers_are_held_against_the_trials_meant(tmp_path):
     cells = [Cell({"train.batch": b, "norm.batch": m}, [
         Trial(s, finals={"test_running_accuracy": accuracy, "train_running_accuracy": 0.999})
