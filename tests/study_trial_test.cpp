@@ -196,7 +196,8 @@ TEST(Trial, DivergenceIsAResult) {
 
 TEST(Trial, CountsWhatItSends) {
   const int ranks = test_runtime().size();
-  const TrialResult with = run(case_of("")), without = run(case_of("norm.kind = none\n"));
+  const TrialResult with = run(case_of("train.drop_last = true\n"));
+  const TrialResult without = run(case_of("norm.kind = none\ntrain.drop_last = true\n"));
   const auto& cost = with.metadata.at("cost");
   EXPECT_EQ(cost.at("norm_calls"), ranks > 1 ? 4 : 0) << "two layers, forward and backward";
   EXPECT_EQ(without.metadata.at("cost").at("norm_calls"), 0);
