@@ -1,0 +1,295 @@
+"""Reads the result trees of studies into pandas frames, one row per trial, target or measurement."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+FORMAT = 1  # of study.json
+FINISHED = ("COMPLETE", "DIVERGED")
+
+METRICS = [f"{split}_{statistics}_{value}" for split in ("train", "val", "test")
+           for statistics in ("running", "recomputed", "batch") for value in ("loss", "accuracy")]
+COSTS = ["data_s", "forward_s", "backward_s", "norm_comm_s", "gradient_comm_s", "optimizer_s",
+         "evaluation_s", "probe_s", "step_s", "peak_tensor_bytes", "norm_calls", "norm_bytes",
+         "gradient_calls", "gradient_bytes"]
+
+TRIAL = ["study", "experiment", "cell", "trial", "id", "stage", "seed", "status", "B", "M", "lr",
+         "arm", "edge", "fallback", "steps", "epochs", "samples", "seconds", "stopped", "reason",
+         "ranks", "parameters", "device", "host", "first_rank", "started", "finished", "settings"]
+OF_TARGET = ["experiment", "cell", "stage", "seed", "arm", "B", "M", "lr", "edge"]
+TARGET = ["id", "error", "steps", "samples", "epochs", "seconds", "budget", "reached", *OF_TARGET]
+TUNING = ["study", "experiment", "cell", "arm", "B", "M", "lr", "median", "diverged", "values",
+          "chosen", "edge", "fallback", "criterion"]
+MISSING = ["study", "experiment", "cell", "planned", "found"]
+LEDGER = ["study", "trial", "stage", "status", "ranks", "first_rank", "host", "start_s", "end_s"]
+
+# Each CSV file of a trial, and its columns.
+TABLES = {
+    "measurements": ["step", "epoch", "samples", "seconds", "lr", "met_loss", *METRICS],
+    "layers": ["step", "layer", "name", "type", "weight_norm", "gradient_norm", "effective_lr", "m",
+               "mean_noise", "mean_noise_theory", "variance_noise", "variance_noise_theory",
+               "kurtosis", "shard_noise", "running_mean_gap", "running_variance_gap", "dead",
+               "gain_median", "gain_p99", "group_gradient_median", "group_gradient_p99"],
+    "noise_law": ["layer", "m", "draws", "mean_noise", "mean_noise_theory", "variance_noise",
+                  "variance_noise_theory"],
+    "noise_scale": ["step", "small_batch", "big_batch", "small_norm2", "big_norm2",
+                    "gradient_norm2", "noise"],
+    "units": ["step", "unit", "p15", "p50", "p85"],
+}
+TEXT = {column: str for column in ("name", "type", "trial", "stage", "status", "host")}
+OF_THE_STUDY = ("study.json", "ledger.csv")  # files at the top of the tree
+
+
+class ReportError(Exception):
+    """One sentence for the user: which folder or file, what is wrong, what to do."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """Trials that are COMPLETE or DIVERGED, and what is known of the others. The columns are TRIAL
+    (then options, cost.* and final_*), TARGET, TABLES (after `id`), TUNING, MISSING and LEDGER."""
+
+    studies: list[dict]  # study.json, each with "folder"
+    trials: pd.DataFrame
+    targets: pd.DataFrame
+    measurements: pd.DataFrame
+    layers: pd.DataFrame
+    noise_law: pd.DataFrame
+    noise_scale: pd.DataFrame
+    units: pd.DataFrame
+    tuning: pd.DataFrame
+    missing: pd.DataFrame
+    ledger: pd.DataFrame
+
+    @property
+    def finals(self) -> pd.DataFrame:
+        return self.trials[self.trials["stage"] == "final"]
+
+    @property
+    def experiments(self) -> list[str]:
+        return [experiment["name"] for study in self.studies for experiment in study["experiments"]]
+
+    def axes(self, name: str) -> list[str]:
+        """The keys that vary within an experiment."""
+        return [key for study in self.studies for experiment in study["experiments"]
+                if experiment["name"] == name for axis in experiment["axes"] for key in axis["keys"]]
+
+    def experiment(self, name: str) -> Results:
+        """These results, restricted to one experiment."""
+        def restrict(frame: pd.DataFrame) -> pd.DataFrame:
+            if "experiment" in frame:
+                return frame[frame["experiment"] == name]
+            ids = frame["id" if "id" in frame else "trial"].astype(str)
+            return frame[ids.str.startswith(name + "/")]
+
+        kept = {field.name: restrict(getattr(self, field.name))
+                for field in dataclasses.fields(self) if field.name != "studies"}
+        studies = [{**study, "experiments": [e for e in study["experiments"] if e["name"] == name]}
+                   for study in self.studies]
+        return Results(studies=[s for s in studies if s["experiments"]], **kept)
+
+
+def load(folders: list[Path]) -> Results:
+    """The results of all these study folders together. Throws ReportError."""
+    rows: dict[str, list] = {name: [] for name in ("trials", "targets", "tuning", "missing")}
+    tables: dict[str, list] = {name: [] for name in [*TABLES, "ledger"]}
+    studies: list[dict] = []
+    for folder in map(Path, folders):
+        study = _read_study(folder)
+        _refuse_repeated(study, studies)
+        studies.append(study)
+        for experiment in study["experiments"]:
+            for planned in experiment["cells"]:
+                _read_cell(study, experiment, planned, rows, tables)
+        if (folder / "ledger.csv").is_file():
+            ledger = _read_csv(folder / "ledger.csv", LEDGER[1:])
+            tables["ledger"].append(ledger.assign(study=study["name"]))
+    trials = _numbers_where_possible(_frame(rows["trials"], [*TRIAL, *_final_columns()]))
+    targets = _frame(rows["targets"], TARGET).astype(
+        {**dict.fromkeys(("steps", "samples", "epochs", "seconds"), float), "reached": bool})
+    return Results(
+        studies=studies, trials=trials, targets=targets,
+        tuning=_frame(rows["tuning"], TUNING), missing=_frame(rows["missing"], MISSING),
+        ledger=_concat(tables["ledger"], LEDGER),
+        **{name: _concat(tables[name], ["id", *columns]) for name, columns in TABLES.items()})
+
+
+def arm_name(options: dict[str, str]) -> str:
+    """The normalization of a trial as figures name it: "none", "BN M=32", "BN M=B", "LN"."""
+    kind, batch = options.get("norm.kind", "none"), options.get("norm.batch", "global")
+    if kind == "batch":
+        return "BN M=" + {"global": "B", "local": "B/V"}.get(batch, batch)
+    return {"layer": "LN"}.get(kind, kind)
+
+
+def _read_study(folder: Path) -> dict:
+    if not folder.is_dir():
+        raise ReportError(f"'{folder}' is not a folder: name one that syncbn-study has written, "
+                          "such as runs/study-smoke.")
+    if not (folder / "study.json").is_file():
+        raise ReportError(f"'{folder}' holds no study.json, so it is no study's folder: name one "
+                          "that syncbn-study has written, such as runs/study-smoke.")
+    study = _read_json(folder / "study.json", ["name", "experiments"])
+    if study.get("format") != FORMAT:
+        raise ReportError(f"'{folder / 'study.json'}' has format {study.get('format')}, and this "
+                          f"report reads format {FORMAT}: use the report of the version that wrote "
+                          "it, or run the study again.")
+    return {**study, "folder": str(folder)}
+
+
+def _refuse_repeated(study: dict, others: list[dict]) -> None:
+    """Trials are known by experiment, cell and name, which two studies may share."""
+    names = {experiment["name"] for experiment in study["experiments"]}
+    for other in others:
+        shared = names & {experiment["name"] for experiment in other["experiments"]}
+        if shared:
+            raise ReportError(f"Experiment '{sorted(shared)[0]}' is in both '{other['folder']}' and "
+                              f"'{study['folder']}': report them apart.")
+
+
+def _read_cell(study: dict, experiment: dict, planned: dict, rows: dict, tables: dict) -> None:
+    where = {"study": study["name"], "experiment": experiment["name"], "cell": planned["cell"]}
+    folder = Path(study["folder"]) / experiment["name"] / planned["cell"]
+    settings = {}
+    if (folder / "cell.json").is_file():
+        settings = _read_json(folder / "cell.json", ["settings"])["settings"]
+    tuning = None
+    if (folder / "tuning.json").is_file():
+        tuning = _read_json(folder / "tuning.json", ["chosen", "curve"])
+    trials = [trial for path in sorted(folder.glob("*/metadata.json"))
+              if (trial := _read_trial(path, where, settings, tuning, rows, tables))]
+    rows["trials"].extend(trials)
+    if tuning and trials:
+        rows["tuning"].extend(_tuning_rows(tuning, where, trials[0]))
+    found = sum(not _is_extension(trial, experiment) for trial in trials)
+    if found < planned["trials"]:
+        rows["missing"].append({**where, "planned": planned["trials"], "found": found})
+
+
+def _read_trial(path: Path, where: dict, settings: dict, tuning: dict | None, rows: dict,
+                tables: dict) -> dict | None:
+    """The row of a trial, or None if it has not come to its end."""
+    metadata = _read_json(path, ["status"])
+    if metadata["status"] not in FINISHED:
+        return None
+    for key in ("stage", "seed", "lr", "batch", "norm_batch", "steps", "options"):
+        if key not in metadata:
+            raise _damaged(path, f"it has no '{key}'")
+    trial = {
+        **where, "trial": path.parent.name, "settings": settings,
+        "id": f"{where['experiment']}/{where['cell']}/{path.parent.name}",
+        "B": metadata["batch"], "M": metadata["norm_batch"], "arm": arm_name(metadata["options"]),
+        "edge": (tuning or {}).get("edge", "none"),
+        "fallback": (tuning or {}).get("fallback", False),
+        **{key: metadata.get(key) for key in TRIAL if key in metadata},
+        **metadata["options"],
+        **{f"cost.{key}": value for key, value in metadata.get("cost", {}).items()},
+    }
+    measured = {name: _read_table(path.parent, name) for name in TABLES}
+    if metadata["status"] == "COMPLETE" and measured["measurements"] is None:
+        raise _damaged(path.parent / "measurements.csv", "it is not there")
+    for name, table in measured.items():
+        if table is not None:
+            tables[name].append(table.assign(id=trial["id"]))
+    trial |= _final_values(measured["measurements"])
+    for target in metadata.get("targets", []):
+        rows["targets"].append({
+            **target, "id": trial["id"], "budget": trial["steps"],
+            "reached": target["steps"] is not None, **{key: trial[key] for key in OF_TARGET}})
+    return trial
+
+
+def _final_columns() -> list[str]:
+    return [f"final_{metric}" for metric in METRICS]
+
+
+def _final_values(measurements: pd.DataFrame | None) -> dict:
+    """The last full evaluation's values: a light one has those of val_running alone."""
+    if measurements is None:
+        return {}
+    full = measurements[measurements["val_recomputed_accuracy"].notna()]
+    return {f"final_{metric}": full[metric].iloc[-1] for metric in METRICS} if len(full) else {}
+
+
+def _tuning_rows(tuning: dict, where: dict, trial: dict) -> list[dict]:
+    return [{**where, "arm": trial["arm"], "B": trial["B"], "M": trial["M"], **point,
+             "chosen": point["lr"] == tuning["chosen"],
+             **{key: tuning.get(key) for key in ("edge", "fallback", "criterion")}}
+            for point in tuning["curve"]]
+
+
+def _is_extension(trial: dict, experiment: dict) -> bool:
+    """Whether a tuning trial lies beyond the planned grid."""
+    return trial["stage"] == "tune" and trial["lr"] not in (experiment.get("tune") or {}).get("lr", [])
+
+
+def _read_table(folder: Path, name: str) -> pd.DataFrame | None:
+    path = folder / f"{name}.csv"
+    return _read_csv(path, TABLES[name]) if path.is_file() else None
+
+
+def _damaged(path: Path, why: str) -> ReportError:
+    lost = path if path.name in OF_THE_STUDY else path.parent
+    return ReportError(f"'{path}' cannot be read, since {why}: remove '{lost}' and run the study "
+                       "again, which makes anew what is not there.")
+
+
+def _read_json(path: Path, keys: list[str]) -> dict:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _damaged(path, f"it is damaged ({error})") from error
+    if not isinstance(value, dict):
+        raise _damaged(path, "it holds no JSON object")
+    for key in keys:
+        if key not in value:
+            raise _damaged(path, f"it has no '{key}'")
+    return value
+
+
+def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
+    try:
+        frame = pd.read_csv(path, dtype=TEXT, encoding="utf-8", float_precision="round_trip")
+    except (OSError, ValueError) as error:
+        raise _damaged(path, f"it is damaged ({' '.join(str(error).split())})") from error
+    for column in columns:
+        if column not in frame:
+            raise _damaged(path, f"it has no column '{column}'")
+        if column in TEXT:
+            continue
+        values = frame[column]
+        frame[column] = pd.to_numeric(values, errors="coerce")
+        bad = values[frame[column].isna() & values.notna()]
+        if len(bad):
+            raise _damaged(path, f"column '{column}' holds '{bad.iloc[0]}', which is no number")
+    return frame
+
+
+def _frame(rows: list[dict], columns: list[str]) -> pd.DataFrame:
+    """All the columns, in this order, before any others that the rows have."""
+    frame = pd.DataFrame(rows)
+    others = [column for column in frame if column not in columns]
+    return frame.reindex(columns=[*columns, *others])
+
+
+def _concat(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
+    filled = [frame for frame in frames if len(frame)]
+    frame = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
+    return frame.reindex(columns=[*columns, *(c for c in frame if c not in columns)])
+
+
+def _numbers_where_possible(trials: pd.DataFrame) -> pd.DataFrame:
+    """Options come as text; those whose every value is a number become numbers."""
+    for column in trials:
+        if re.fullmatch(r"[a-z]+\.[a-z0-9_]+", column) and not column.startswith("cost."):
+            try:
+                trials[column] = pd.to_numeric(trials[column])
+            except (ValueError, TypeError):
+                pass  # text it stays
+    return trials
