@@ -1,4 +1,4 @@
-"""Reads the result trees of studies into pandas frames, one row per trial, target or measurement."""
+"""Reads result trees of studies into pandas frames: a row per trial, target or measurement."""
 
 from __future__ import annotations
 
@@ -47,7 +47,12 @@ OF_THE_STUDY = ("study.json", "ledger.csv")  # files at the top of the tree
 
 
 class ReportError(Exception):
-    """One sentence for the user: which folder or file, what is wrong, what to do."""
+    """One sentence for the user: which folder or file, what is wrong, what to do. `code` is the
+    program's exit code: 65 for damaged data, 66 for data that are not there."""
+
+    def __init__(self, sentence: str, code: int = 65):
+        super().__init__(sentence)
+        self.code = code
 
 
 @dataclass(frozen=True)
@@ -73,12 +78,19 @@ class Results:
 
     @property
     def experiments(self) -> list[str]:
-        return [experiment["name"] for study in self.studies for experiment in study["experiments"]]
+        return [e["name"] for study in self.studies for e in study["experiments"]]
 
     def axes(self, name: str) -> list[str]:
         """The keys that vary within an experiment."""
         return [key for study in self.studies for experiment in study["experiments"]
-                if experiment["name"] == name for axis in experiment["axes"] for key in axis["keys"]]
+                if experiment["name"] == name
+                for axis in experiment["axes"] for key in axis["keys"]]
+
+    def axis_of(self, name: str, key: str) -> list[str]:
+        """The keys that vary together with this one within an experiment; none if it does not."""
+        return next((axis["keys"] for study in self.studies for experiment in study["experiments"]
+                     if experiment["name"] == name
+                     for axis in experiment["axes"] if key in axis["keys"]), [])
 
     def experiment(self, name: str) -> Results:
         """These results, restricted to one experiment."""
@@ -131,10 +143,10 @@ def arm_name(options: dict[str, str]) -> str:
 def _read_study(folder: Path) -> dict:
     if not folder.is_dir():
         raise ReportError(f"'{folder}' is not a folder: name one that syncbn-study has written, "
-                          "such as runs/study-smoke.")
+                          "such as runs/study-smoke.", 66)
     if not (folder / "study.json").is_file():
         raise ReportError(f"'{folder}' holds no study.json, so it is no study's folder: name one "
-                          "that syncbn-study has written, such as runs/study-smoke.")
+                          "that syncbn-study has written, such as runs/study-smoke.", 66)
     study = _read_json(folder / "study.json", ["name", "experiments"])
     if study.get("format") != FORMAT:
         raise ReportError(f"'{folder / 'study.json'}' has format {study.get('format')}, and this "
@@ -149,8 +161,8 @@ def _refuse_repeated(study: dict, others: list[dict]) -> None:
     for other in others:
         shared = names & {experiment["name"] for experiment in other["experiments"]}
         if shared:
-            raise ReportError(f"Experiment '{sorted(shared)[0]}' is in both '{other['folder']}' and "
-                              f"'{study['folder']}': report them apart.")
+            raise ReportError(f"Experiment '{sorted(shared)[0]}' is in both '{other['folder']}' "
+                              f"and '{study['folder']}': report them apart.")
 
 
 def _read_cell(study: dict, experiment: dict, planned: dict, rows: dict, tables: dict) -> None:
@@ -226,7 +238,8 @@ def _tuning_rows(tuning: dict, where: dict, trial: dict) -> list[dict]:
 
 def _is_extension(trial: dict, experiment: dict) -> bool:
     """Whether a tuning trial lies beyond the planned grid."""
-    return trial["stage"] == "tune" and trial["lr"] not in (experiment.get("tune") or {}).get("lr", [])
+    planned = (experiment.get("tune") or {}).get("lr", [])
+    return trial["stage"] == "tune" and trial["lr"] not in planned
 
 
 def _read_table(folder: Path, name: str) -> pd.DataFrame | None:
@@ -255,7 +268,7 @@ def _read_json(path: Path, keys: list[str]) -> dict:
 
 def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     try:
-        frame = pd.read_csv(path, dtype=TEXT, encoding="utf-8", float_precision="round_trip")
+        frame = pd.read_csv(path, dtype=TEXT, encoding="utf-8")
     except (OSError, ValueError) as error:
         raise _damaged(path, f"it is damaged ({' '.join(str(error).split())})") from error
     for column in columns:
@@ -264,6 +277,8 @@ def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
         if column in TEXT:
             continue
         values = frame[column]
+        if pd.api.types.is_numeric_dtype(values):
+            continue
         frame[column] = pd.to_numeric(values, errors="coerce")
         bad = values[frame[column].isna() & values.notna()]
         if len(bad):
@@ -273,6 +288,8 @@ def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
 
 def _frame(rows: list[dict], columns: list[str]) -> pd.DataFrame:
     """All the columns, in this order, before any others that the rows have."""
+    if not rows:
+        return pd.DataFrame(columns=columns, dtype=object)
     frame = pd.DataFrame(rows)
     others = [column for column in frame if column not in columns]
     return frame.reindex(columns=[*columns, *others])
@@ -280,7 +297,9 @@ def _frame(rows: list[dict], columns: list[str]) -> pd.DataFrame:
 
 def _concat(frames: list[pd.DataFrame], columns: list[str]) -> pd.DataFrame:
     filled = [frame for frame in frames if len(frame)]
-    frame = pd.concat(filled, ignore_index=True) if filled else pd.DataFrame()
+    if not filled:
+        return pd.DataFrame(columns=columns, dtype=object)
+    frame = pd.concat(filled, ignore_index=True)
     return frame.reindex(columns=[*columns, *(c for c in frame if c not in columns)])
 
 
