@@ -19,7 +19,10 @@ HOFFER = (128, 4096)  # small and large batch
 
 def s1(results: Results) -> Verdict:
     equal, tuned = finals(results, "ioffe_equal"), finals(results, "ioffe_tuned")
-    parts = [_speed_at_equal_rate(results), *_at_tuned_rates(tuned), _drift(results, tuned)]
+    parts = [_speed_at_equal_rate(results) if len(equal) else
+             missing("no finished trials of 'ioffe_equal'")]
+    parts += ([*_at_tuned_rates(tuned), _drift(results, tuned)] if len(tuned) else
+              [missing("no finished trials of 'ioffe_tuned'")])
     return judge(
         CHECK_WORDS, "S1", "Batch norm speeds the paper's net",
         "At the equal rate 0.01 at least 5 times fewer steps to 95 %; at tuned rates a test accuracy "

@@ -13,12 +13,14 @@ from report.verdicts import (CHECK_WORDS, FAILS, HOLDS, OPEN, Part, Verdict, at_
 
 WHOLE_SET = 32_768  # the largest B that counts as "up to the whole training set"
 REFERENCE_BATCH = 128
+QUARTERS = 4
 
 
 def s9(results: Results) -> Verdict:
     trials = finals(results, "steps_to_target")
     targets = targets_of(results, "steps_to_target")
-    parts = _regimes(targets, "none")
+    parts = (_regimes(targets, "none") if len(targets) else
+             [missing("no finished trials of 'steps_to_target'")])
     for arm in sorted(set(targets["arm"]) - {"none"}):
         parts += [Part(HOLDS, part.text) for part in _regimes(targets, arm) if part.text]
     return judge(
@@ -74,25 +76,25 @@ def fitted_hyperbola(targets: pd.DataFrame) -> Hyperbola | None:
 
 
 def noise_scales(results: Results, arm: str) -> pd.DataFrame:
-    """Per trial of 'noise_scale': the run's average, and that of its last quarter over its first.
-    Noise and gradient are averaged apart, as a quotient of noisy numbers is biased."""
+    """Per trial of 'noise_scale': the mean over the run's quarters, the first and the last. Within a
+    quarter noise and gradient are averaged apart, as a quotient of noisy numbers is biased; not over
+    the run, whose first gradients outweigh all others. A quarter whose gradient is lost in its noise
+    makes the trial's numbers NaN."""
     trials = finals(results, "noise_scale")
     rows = of_trials(results.experiment("noise_scale").noise_scale, trials)
     found = []
     for (_, seed), run in rows[rows["arm"] == arm].groupby(["id", "seed"]):
         run = run.sort_values("step")
-        quarter = max(1, len(run) // 4)
-        scale = {name: part["noise"].mean() / part["gradient_norm2"].mean()
-                 for name, part in (("average", run), ("first", run.head(quarter)),
-                                    ("last", run.tail(quarter)))}
-        found.append({"seed": seed, "average": scale["average"],
-                      "growth": scale["last"] / scale["first"]})
-    frame = pd.DataFrame(found, columns=["seed", "average", "growth"])
-    return frame.where(frame > 0)
+        quarter = np.arange(len(run)) * QUARTERS // len(run)
+        mean = run[["noise", "gradient_norm2"]].groupby(quarter).mean()
+        scale = (mean["noise"] / mean["gradient_norm2"]).where((mean > 0).all(axis=1))
+        found.append({"seed": seed, "average": scale.mean(skipna=False), "first": scale.iloc[0],
+                      "last": scale.iloc[-1]})
+    return pd.DataFrame(found, columns=["seed", "average", "first", "last"])
 
 
-def _geometric(values: pd.Series) -> Estimate:
-    """A lost (negative) estimate of any trial leaves none: dropping it would bias the rest."""
+def geometric(values: pd.Series) -> Estimate:
+    """The geometric mean. One lost trial leaves none: dropping it would bias the rest."""
     if values.isna().any() or values.empty:
         return Estimate(math.nan, None, None, 0)
     return mean_interval(np.log(values)).mapped(math.exp)
@@ -103,7 +105,7 @@ def s10(results: Results) -> Verdict:
     if frame.empty:
         parts = [missing("no noise_scale.csv of a net without batch norm")]
     else:
-        average, growth = _geometric(frame["average"]), _geometric(frame["growth"])
+        average, growth = geometric(frame["average"]), geometric(frame["last"] / frame["first"])
         parts = [within(average, 300, 3000, f"average noise scale: {show(average, 'samples')}",
                         "an average of 300 to 3,000 samples"),
                  at_least(growth, 5, f"last over first quarter: {show(growth, 'times')}",

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pandas as pd
 
-from report.checks_scaling import noise_scales
+from report.checks_scaling import geometric, noise_scales
 from report.evidence import (TEST, accuracy, by_seed, difference, finals, flags, of_trials, per_seed,
                              ratio, targets_of)
 from report.results import Results
@@ -60,10 +60,11 @@ def plateau(results: Results) -> Verdict:
         parts = [missing("a gradient too small against its noise to measure: more batches per "
                          "probe are needed")]
     else:
-        scale = mean_interval(np.log(frame["average"])).mapped(math.exp)
+        scale = geometric(frame["average"])
         error = {b: 100 * math.sqrt(scale.value / b) for b in (64, 256)}
         parts = [within(
-            scale, *PLATEAU, f"noise scale {show(scale, 'samples')}: a gradient's error falls from "
+            scale, *PLATEAU, f"noise scale {show(scale, 'samples')} (from {number(frame['first'].mean())} in the "
+            f"first quarter to {number(frame['last'].mean())} in the last): a gradient's error falls from "
             f"{error[64]:.0f} % of its norm at B = 64 to {error[256]:.0f} % at 256",
             f"a plateau near 64 (noise scale {PLATEAU[0]} to {PLATEAU[1]})")]
     return _claim("C6", "Better gradients up to 64",

@@ -8,9 +8,10 @@ import pandas as pd
 
 from report.results import Results
 from report.statistics import Estimate, bootstrap_interval, kaplan_meier_median, mean_interval
-from report.verdicts import OPEN, Part, more_than, number, show
+from report.verdicts import Part, more_than, show
 
 TEST = "final_test_running_accuracy"
+LONGEST_CELL = 80  # characters of a cell's name in a flag
 POINTS = 100.0  # accuracies are fractions, effects percentage points
 
 
@@ -33,7 +34,8 @@ def accuracy(frame: pd.DataFrame, column: str = TEST) -> pd.Series:
 
 def difference(first: pd.Series, second: pd.Series) -> Estimate:
     """first − second, paired by seed."""
-    return mean_interval(paired(first, second)[0] - paired(first, second)[1])
+    above, below = paired(first, second)
+    return mean_interval(above - below)
 
 
 def paired(first: pd.Series, second: pd.Series) -> tuple[np.ndarray, np.ndarray]:
@@ -106,11 +108,12 @@ def flags(frame: pd.DataFrame) -> list[str]:
     for want of a better, and trials that diverged."""
     found = []
     for cell, trials in frame.groupby("cell", sort=False):
+        cell = cell if len(cell) <= LONGEST_CELL else cell[:LONGEST_CELL - 1] + "…"
         edge = trials["edge"].iloc[0]
         if edge in ("low", "high"):
-            found.append(f"learning rate {number(float(trials['lr'].iloc[0]))} is at the grid's "
+            found.append(f"learning rate {trials['lr'].iloc[0]:g} is at the grid's "
                          f"{edge} edge: {cell}")
-        if trials["fallback"].iloc[0] is True or trials["fallback"].iloc[0] == True:  # noqa: E712
+        if bool(trials["fallback"].iloc[0]):
             found.append(f"no rate reached the target, chosen by accuracy: {cell}")
         diverged = int((trials["status"] == "DIVERGED").sum())
         if diverged:
@@ -132,6 +135,3 @@ def per_seed(frame: pd.DataFrame, function: Callable[[pd.DataFrame], float]) -> 
     """function of each seed's rows."""
     return pd.Series({seed: function(rows) for seed, rows in frame.groupby("seed")}, dtype=float)
 
-
-def absent(frame: pd.DataFrame, what: str) -> Part | None:
-    return Part(OPEN, "", None, f"no finished trials {what}") if frame.empty else None

@@ -107,6 +107,8 @@ def across(estimate: Estimate, what: str) -> str:
 
 
 def no_interval(estimate: Estimate, what: str) -> str:
+    if estimate.n == 0:
+        return f"no seed has all that this needs: {what}"
     if estimate.n < 2:
         return f"no interval from n = {estimate.n}, at least 2 seeds are needed: {what}"
     return f"all {estimate.n} values are equal, which gives no interval: {what}"
@@ -129,11 +131,13 @@ def judge(words: dict[str, str], id: str, title: str, claim: str, parts: list[Pa
     """The verdict on all parts together, or `outcome` where the parts do not settle it so. The
     interval is that of the first part that has a number."""
     outcome = outcome_of(parts) if outcome is None else outcome
-    estimates = [part.estimate for part in parts if part.estimate is not None]
+    estimates = [part.estimate for part in parts if part.estimate is not None and part.estimate.n]
     first = estimates[0] if estimates else Estimate(math.nan, None, None, 0)
+    found = [part.text for part in parts
+             if part.text and (part.estimate is None or part.estimate.n > 0)]
     told = [part for part in parts if part.outcome == outcome] if outcome != HOLDS else []
     return Verdict(
-        id, title, claim, words[outcome], "; ".join(part.text for part in parts if part.text),
+        id, title, claim, words[outcome], "; ".join(found),
         first.low, first.high, unit, first.n,
         "; ".join(dict.fromkeys(part.reason for part in told if part.reason)), figure,
         list(dict.fromkeys(flags)), experiment)
