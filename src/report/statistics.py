@@ -15,6 +15,7 @@ from scipy import optimize, stats
 LEVEL = 0.95
 RESAMPLES = 10_000
 BOOTSTRAP_SEED = 1
+ROUNDING = 1e-10  # relative; what differs by less is equal
 # Below so many values a bootstrap draws from too few distinct samples to cover what it states.
 FEWEST_FOR_BOOTSTRAP = 8
 
@@ -65,7 +66,7 @@ def mean_interval(values: Sequence[float]) -> Estimate:
     x = _clean(values)
     if len(x) == 0:
         return Estimate(math.nan, None, None, 0)
-    if len(x) == 1 or np.ptp(x) == 0:
+    if len(x) == 1 or np.ptp(x) <= ROUNDING * np.abs(x).max():
         return Estimate(float(x[0]), None, None, len(x))
     test = stats.ttest_1samp(x, 0.0)
     interval = test.confidence_interval(LEVEL)

@@ -43,6 +43,7 @@ def test_two_values():
 
 
 @pytest.mark.parametrize("values, value", [([], math.nan), ([0.3], 0.3), ([0.3, 0.3, 0.3], 0.3),
+                                           ([0.1 + 0.2, 0.3, 0.3], 0.3),
                                            ([0.3, math.nan], 0.3)])
 def test_no_spread_no_interval(values, value):
     for found in (st.mean_interval(values), st.bootstrap_interval(values)):
