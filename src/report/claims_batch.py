@@ -7,7 +7,7 @@ import pandas as pd
 
 from report.checks_scaling import geometric, noise_scales
 from report.evidence import (TEST, accuracy, by_seed, difference, finals, flags, of_trials, per_seed,
-                             ratio, targets_of)
+                             ratio, targets_of, unsteady)
 from report.results import Results
 from report.statistics import Estimate, holm, line, mean_interval
 from report.verdicts import (CLAIM_WORDS, FAILS, HOLDS, OPEN, Part, Verdict, judge, missing,
@@ -99,6 +99,8 @@ def _cost(results: Results, id: str, title: str, claim: str, column: str, what: 
                                      "same on every seed", estimate, f"no more {what}"))
         else:
             parts.append(more_than(estimate, 1, text, f"more {what} at B = {int(b)}"))
+    if column == "cost.step_s" and (busy := unsteady(frame)):
+        parts = [Part(OPEN, part.text, part.estimate, busy) for part in parts]
     return _claim(id, title, claim, parts, figure="fig-cost", experiment="cost", unit="times",
                   flags=flags(frame))
 

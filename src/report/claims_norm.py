@@ -6,7 +6,7 @@ import pandas as pd
 
 from report.checks_norm import tolerance
 from report.evidence import (accuracy, compare, depth, difference, finals, flags, targets_of,
-                             time_ratio)
+                             time_ratio, unsteady)
 from report.results import Results
 from report.statistics import Estimate, holm
 from report.verdicts import (CLAIM_WORDS, FAILS, HOLDS, OPEN, Part, Verdict, judge, missing,
@@ -44,6 +44,8 @@ def _convergence(results: Results, id: str, title: str, column: str, claim: str)
             estimate, 1, f"without batch norm {show(estimate, 'times')} the {column} to "
             f"{number(100 * targets['error'].iloc[0])} % error at tuned rates {remark}".strip(),
             f"more {column} without batch norm")
+    if column == "seconds" and (busy := unsteady(finals(results, "convergence"))):
+        part = Part(OPEN, part.text, part.estimate, busy)
     return _claim(id, title, claim, [part], figure="fig-curves" if column == "steps" else
                   "fig-seconds", experiment="convergence", unit="times",
                   flags=flags(finals(results, "convergence")))

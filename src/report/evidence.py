@@ -11,6 +11,7 @@ from report.statistics import Estimate, bootstrap_interval, kaplan_meier_median,
 from report.verdicts import Part, more_than, show
 
 TEST = "final_test_running_accuracy"
+STEADY = 1.25  # quotient of quartiles of a cell's step times up to which times are compared
 LONGEST_CELL = 80  # characters of a cell's name in a flag
 POINTS = 100.0  # accuracies are fractions, effects percentage points
 
@@ -119,6 +120,16 @@ def flags(frame: pd.DataFrame) -> list[str]:
         if diverged:
             found.append(f"{diverged} of {len(trials)} trials diverged and are left out: {cell}")
     return found
+
+
+def unsteady(frame: pd.DataFrame) -> str:
+    """Why times of these trials cannot be compared, if so: trials of one cell take the same step."""
+    if frame.empty:
+        return ""
+    steps = frame.groupby("cell")["cost.step_s"]
+    spread = (steps.quantile(0.75) / steps.quantile(0.25)).max()
+    return (f"a step of one and the same cell takes up to {spread:.2f} times as long (quartiles of its "
+            "seeds), so the machine had other work" if spread > STEADY else "")
 
 
 def settings(frame: pd.DataFrame, key: str) -> pd.Series:

@@ -114,7 +114,7 @@ def m_sweep(tests=None, trains=None, share=0.001, tail=100.0, layer=(97.0, 97.0)
         for s in seeds:
             rows = [{"step": 1000, "layer": index, "type": "BatchNorm1d", "m": m, "name": str(index),
                      "group_gradient_median": median * factor(s, arm) * (1 if index == 4 else 7),
-                     "group_gradient_p99": median * tail} for index in (1, 4)]
+                     "group_gradient_p99": median * tail, "gain_median": median} for index in (1, 4)]
             level = tests.get(m, test)
             finals = {**accuracies(0, s, arm + 1, test_recomputed=level),
                       **accuracies(0, s, arm + 2, test_batch=level - gaps[m]),
@@ -140,7 +140,7 @@ def test_s5(study, values, verdict, reason):
 
 
 @pytest.mark.parametrize("gap, verdict, reason", [
-    ({}, "pass", ""), ({32: 0.5}, "fail", "at M = 32"), ({2: 0.0, 4: 0.5}, "fail", "shrinks"),
+    ({}, "pass", ""), ({32: 0.5}, "fail", "at M = 32"), ({2: 0.02, 4: 0.5, 32: 0.7, 128: 3}, "fail", "shrinks"),
     ({4: 0.0}, "undecided", "no change"), ({128: 0.1}, "undecided", "at M = 128")])
 def test_s8(study, gap, verdict, reason):
     judged(checks_norm.s8, study, m_sweep(batch_gap=gap), verdict, reason)

@@ -192,6 +192,14 @@ def test_cost(study, by, verdict):
     assert claims_batch.time(results).verdict == verdict
 
 
+def test_times_of_a_busy_machine_are_undecided(study):
+    busy = cost(1.3, 2.0)
+    for seed, trial in enumerate(busy.cells[0].trials):
+        trial.cost["step_s"] *= 1 + 0.2 * seed
+    found = claims_batch.time(study(busy))
+    assert found.verdict == "undecided" and "other work" in found.reason
+
+
 def test_equal_times_are_undecided(study):
     assert claims_batch.time(study(cost(1.0, 1.0))).verdict == "undecided"
 
