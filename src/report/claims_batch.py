@@ -46,7 +46,7 @@ def _harm(frame: pd.DataFrame) -> tuple[list[Part], str]:
     text = (f"M = {sizes[-1]} minus smaller M: "
             + ", ".join(f"M = {m} {show(loss, 'pt', sign=True)}" for m, loss in losses.items()))
     if hurt:
-        return [Part(HOLDS, f"hurt up to M = {max(hurt)} (Holm); {text}", smallest)], HOLDS
+        return [Part(HOLDS, f"hurt at M = {', '.join(map(str, hurt))} (Holm); {text}", smallest)], HOLDS
     if all(loss.high is not None and loss.high < SMALL for loss in losses.values()):
         return [Part(FAILS, text, smallest, f"at no M more than {SMALL} points are lost")], FAILS
     return [Part(OPEN, text, smallest, "no loss is significant (Holm), none can be excluded")], OPEN

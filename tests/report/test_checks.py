@@ -152,9 +152,9 @@ def test_s8(study, gap, verdict, reason):
 def noise_law(power=-1.0, level=1.0, variance_power=-1.0, nets=3):
     def rows(seed):
         return [{"layer": layer, "m": m, "draws": 200, "mean_noise_theory": 1 / m,
-                 "mean_noise": level * factor(seed) ** 0.1 * (m / 16) ** (power + 1) / m,
+                 "mean_noise": level * factor(seed, m.bit_length()) ** 0.2 * (m / 16) ** (power + 1) / m,
                  "variance_noise_theory": 2 / m,
-                 "variance_noise": 2 * factor(seed) ** 0.1 * (m / 16) ** (variance_power + 1) / m}
+                 "variance_noise": 2 * factor(seed, m.bit_length()) ** 0.2 * (m / 16) ** (variance_power + 1) / m}
                 for layer in (1, 4) for m in (2, 4, 8, 16, 32, 64, 128)]
     return [experiment("noise_law", [Cell({}, [Trial(s, tables={"noise_law": rows(s)})
                                                for s in range(1, nets + 1)])])]

@@ -139,7 +139,7 @@ def m_sweep(levels):
 def test_small_groups(study, levels, verdict):
     found = claims_batch.small_groups(study(m_sweep(levels)))
     assert found.verdict == verdict, found
-    assert ("hurt up to M = 4" in found.effect) == (verdict == "supported")
+    assert ("hurt at M = 2, 4" in found.effect) == (verdict == "supported")
 
 
 def test_few_noisy_seeds_neither_show_nor_exclude_harm(study):
