@@ -18,6 +18,8 @@ BOOTSTRAP_SEED = 1
 ROUNDING = 1e-10  # relative; what differs by less is equal
 # Below so many values a bootstrap draws from too few distinct samples to cover what it states.
 FEWEST_FOR_BOOTSTRAP = 8
+# So many trials that all end alike exclude that half would not: 0.5^6 < 0.025.
+FEWEST_ALIKE = 6
 
 
 @dataclass(frozen=True)
@@ -187,25 +189,24 @@ def hyperbola(batches: Sequence[float], steps: Sequence[float]) -> Hyperbola | N
 def half_divergence(rates: Sequence[float], diverged: Sequence[bool]) -> Estimate:
     """The learning rate at which half of the trials diverge, by a logistic fit to log rate.
 
-    Where at most one rate does both, the likelihood has no maximum: the interval then reaches from
-    the last rate that never to the first that always diverges, and the value is that one rate or
-    the geometric middle. Never diverged: infinite, with the highest rate as the lower end. Always:
-    0, with the lowest as the upper end."""
+    Where at most one rate does both, the likelihood has no maximum: the value is then that rate, or
+    the geometric middle of the last that never and the first that always diverges. The interval's
+    lower end is the highest rate from which on FEWEST_ALIKE trials at least all stayed, up to where
+    the first diverged; the upper end likewise; 0 and infinite where trials are too few. Never
+    diverged: infinite. Always: 0."""
     x = np.log(np.asarray(rates, dtype=float))
     y = np.asarray(diverged, dtype=float)
     n = len(x)
     if n == 0:
         return Estimate(math.nan, None, None, 0)
     if not y.any():
-        return Estimate(math.inf, math.exp(x.max()), math.inf, n)
+        return Estimate(math.inf, _alike(x, -1), math.inf, n)
     if y.all():
-        return Estimate(0.0, 0.0, math.exp(x.min()), n)
+        return Estimate(0.0, 0.0, _alike(x, 1), n)
     last_good, first_bad = x[y == 0].max(), x[y == 1].min()
     if last_good <= first_bad:
-        below, above = x[x < first_bad], x[x > last_good]
-        return Estimate(math.exp((last_good + first_bad) / 2),
-                        math.exp(below.max()) if len(below) else 0.0,
-                        math.exp(above.min()) if len(above) else math.inf, n)
+        return Estimate(math.exp((last_good + first_bad) / 2), _alike(x[x < first_bad], -1),
+                        _alike(x[x > last_good], 1), n)
 
     def negative_log_likelihood(parameters):
         z = math.exp(parameters[1]) * (x - parameters[0])
@@ -229,3 +230,11 @@ def half_divergence(rates: Sequence[float], diverged: Sequence[bool]) -> Estimat
         return Estimate(math.exp(min(centre, 700.0)), None, None, n)
     half = stats.norm.ppf((1 + LEVEL) / 2) * deviation
     return Estimate(math.exp(centre), math.exp(centre - half), math.exp(centre + half), n)
+
+
+def _alike(log_rates: np.ndarray, direction: int) -> float:
+    """The rate at which, counted from the edge where outcomes change, enough trials have ended
+    alike: downwards (−1) or upwards (1)."""
+    if len(log_rates) < FEWEST_ALIKE:
+        return 0.0 if direction < 0 else math.inf
+    return math.exp(np.sort(log_rates * direction)[FEWEST_ALIKE - 1] * direction)

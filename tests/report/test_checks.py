@@ -306,7 +306,7 @@ def lr_tolerance(plain=1.0, norm=100.0, low_gain=0.0, layers=5):
     for arm, (kind, edge) in enumerate((("none", plain), ("batch", norm))):
         for lr in (0.01, 0.1, 1, 10, 100, 1000):
             trials = [Trial(s, lr=lr, status="DIVERGED" if lr >= edge else "COMPLETE",
-                            finals=accuracies(95 + low_gain * arm, s, arm)) for s in SEEDS]
+                            finals=accuracies(95 + low_gain * arm, s, arm)) for s in range(1, 7)]
             made.append(Cell({"norm.kind": kind, "train.lr": f"{lr:g}",
                               "model.hidden": ",".join(["128"] * layers)}, trials))
     return [experiment("lr_tolerance", made)]

@@ -140,12 +140,20 @@ def test_half_divergence_is_the_logistic_fit():
     assert ends(found) == pytest.approx((0.37664181, 3.80251571), rel=1e-3)
 
 
+def each(trials, *rates):
+    return [rate for rate in rates for _ in range(trials)]
+
+
 @pytest.mark.parametrize("rates, diverged, expected", [
-    ([1, 2, 4, 8], [0, 0, 1, 1], (math.sqrt(8), 2, 4)),
-    ([1, 2, 2, 4], [0, 0, 1, 1], (2, 1, 4)),
-    ([1, 2, 2], [0, 0, 1], (2, 1, math.inf)),
-    ([1, 2], [0, 0], (math.inf, 2, math.inf)),
-    ([1, 2], [1, 1], (0, 0, 1)),
+    (each(6, 1, 2, 4, 8), each(6, 0, 0, 1, 1), (math.sqrt(8), 2, 4)),
+    # Three trials that stay do not exclude that half diverge: 0.5^3 is 12.5 %.
+    (each(3, 1, 2, 4, 8), each(3, 0, 0, 1, 1), (math.sqrt(8), 1, 8)),
+    (each(2, 1, 2, 4, 8), each(2, 0, 0, 1, 1), (math.sqrt(8), 0, math.inf)),
+    (each(6, 1, 2, 4), [0] * 6 + [0, 0, 1, 1, 1, 1] + [1] * 6, (2, 1, 4)),
+    (each(6, 1, 2), [0] * 11 + [1], (2, 1, math.inf)),
+    (each(6, 1, 2), [0] * 12, (math.inf, 2, math.inf)),
+    (each(3, 1, 2, 4), [0] * 9, (math.inf, 2, math.inf)),
+    (each(6, 1, 2), [1] * 12, (0, 0, 1)),
 ])
 def test_half_divergence_without_a_maximum(rates, diverged, expected):
     found = st.half_divergence(rates, diverged)
