@@ -9,6 +9,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 setup
+install_packages chromium  # the report's tests open its page in it
 say "Getting the data"
 data=$("$root/launch/fetch_mnist.sh") || die $? "no data; the lines above say why."
 data=${data##*$'\n'}

@@ -1,0 +1,26 @@
+"""`python -m report FOLDER…`: writes FOLDER/report/index.html of the first study named."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from report import page
+from report.checks import all_checks
+from report.claims import all_claims
+from report.results import ReportError, load
+
+
+def main() -> int:
+    folders = [Path(argument) for argument in sys.argv[1:]]
+    try:
+        results = load(folders)
+        print(page.write(results, all_claims(results) + all_checks(results), folders[0] / "report"))
+    except ReportError as error:
+        print(f"report: {error}", file=sys.stderr)
+        return error.code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

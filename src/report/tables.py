@@ -1,0 +1,200 @@
+"""The tables of the page, as text: batch sizes, published numbers, cost, trials, gaps."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from report import published
+from report.figures import conditions, noise, selection
+from report.results import Results
+
+AT_EDGE = "†"  # a learning rate at the grid's edge
+
+
+@dataclass(frozen=True)
+class Table:
+    caption: str
+    columns: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+def spread(values: pd.Series, form: str = ".2f", unit: str = "") -> str:
+    """Mean ± standard deviation of a few seeds."""
+    values = values.dropna().astype(float)
+    if values.empty:
+        return "–"
+    deviation = f" ± {values.std():{form}}" if len(values) > 1 else ""
+    return f"{values.mean():{form}}{deviation}{unit}".replace(" ", "\N{NO-BREAK SPACE}")
+
+
+def number(value: object, form: str = ",.4g") -> str:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
+        return "–"
+    return f"{value:{form}}" if isinstance(value, (int, float, np.number)) else str(value)
+
+
+def rates(rows: pd.DataFrame) -> str:
+    """The learning rates of some trials, marked if at an edge."""
+    marked = {f"{lr:.4g}" + (AT_EDGE if edge != "none" else "")
+              for lr, edge in zip(rows["lr"], rows["edge"])}
+    return ", ".join(sorted(marked))
+
+
+def _title(results: Results, name: str) -> str:
+    """The experiment's own title, if it has one, and its name."""
+    for study in results.studies:
+        for experiment in study["experiments"]:
+            title = experiment.get("title")
+            if experiment["name"] == name and title not in (None, "", name, study.get("title")):
+                return f"{title} ({name})"
+    return name
+
+
+def _training_loss(results: Results, ids: pd.Series) -> pd.Series:
+    """Mean loss of the batches of the last epoch, as met, of each trial: what notebooks print."""
+    rows = results.measurements[results.measurements["id"].isin(ids)].dropna(subset="met_loss")
+    last = rows.groupby("id")["epoch"].transform("max")
+    return rows[rows["epoch"] > last - 1 + 1e-9].groupby("id")["met_loss"].mean()
+
+
+def batch_tables(results: Results) -> list[Table]:
+    """One for each experiment that varies nothing but B or M; the notebook's own table beside."""
+    tables = []
+    for name in results.experiments:
+        axes = set(results.axes(name))
+        if not axes or axes - {"train.batch", "norm.batch"}:
+            continue
+        trials = results.finals[results.finals["experiment"] == name]
+        printed = published.NOTEBOOK_TABLE if name == published.NOTEBOOK_EXPERIMENT else {}
+        rows = []
+        for (batch, m, arm), cell in trials.groupby(["B", "M", "arm"]):
+            accuracy, loss = printed.get(batch, (None, None))
+            beside = [number(accuracy, ".2f") + " %" if accuracy else "–", number(loss, ".4f")]
+            rows.append([f"{batch:,}", str(m) if m else arm, rates(cell),
+                         spread(100 * cell["final_val_running_accuracy"], unit=" %"),
+                         spread(_training_loss(results, cell["id"]), ".4f"),
+                         spread(cell["seconds"], ".1f"), *(beside if printed else []),
+                         str(len(cell))])
+        if rows:
+            heads = ["printed accuracy", "printed loss"] if printed else []
+            tables.append(Table(
+                _title(results, name),
+                ["B", "M", "learning rate", "validation accuracy", "training loss, last epoch",
+                 "seconds", *heads, "seeds"], rows,
+                "The notebook prints its table without a run behind it." if printed else ""))
+    return tables
+
+
+def published_table(results: Results) -> Table | None:
+    rows = [[row.source, row.what, row.printed, row.mark, spread(100 * values, unit=" %"),
+             rates(trials), str(len(values))]
+            for row, values, trials in published.beside_ours(results)]
+    scales = noise.noise_scale_frame(results)
+    scales = scales[scales["arm"] == "none"]
+    if len(scales):
+        averages = scales.groupby("id")["noise_scale"].mean()
+        trials = scales.drop_duplicates("id")
+        rows.append([*published.NOISE_SCALE, spread(averages, ",.0f"), rates(trials),
+                     str(len(averages))])
+    columns = ["source", "what", "printed", "how known", "ours", "learning rate", "seeds"]
+    return Table("Printed numbers and ours, mean ± standard deviation over seeds", columns, rows,
+                 "Training data, augmentation and stopping differ between sources; differences "
+                 "below 0.3 points mean nothing here.") if rows else None
+
+
+def cost_table(results: Results) -> Table | None:
+    frame = conditions.cost_frame(results)
+    if frame.empty:
+        return None
+    rows = []
+    for (arm, ranks, batch), cell in frame.groupby(["arm", "ranks", "B"]):
+        step = cell["step_ms"].astype(float).median()
+        rows.append([str(arm), str(ranks), f"{batch:,}", number(step, ",.3f"),
+                     number(batch / step * 1e3, ",.0f"),
+                     *(number(cell[column].astype(float).median(), ",.1f")
+                       for column in ("memory_mib", "gradient_kib", "norm_kib"))])
+    columns = ["norm", "ranks", "B", "step (ms)", "samples/s", "memory (MiB)",
+               "gradient bytes (KiB)", "norm bytes (KiB)"]
+    return Table(f"{_title(results, frame['experiment'].iloc[0])}: medians over seeds; bytes per "
+                 "step, sent by one rank; memory held by tensors while training", columns, rows)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All settings of the trials of an experiment: what all share, and a table of the rest."""
+
+    title: str
+    common: list[tuple[str, str]]
+    trials: Table
+
+
+def settings(results: Results) -> list[Settings]:
+    parts = []
+    for name in results.experiments:
+        trials = results.trials[results.trials["experiment"] == name]
+        if trials.empty:
+            continue
+        options = [c for c in trials if "." in c and not c.startswith("cost.")]
+        options = [c for c in options if trials[c].notna().any()]
+        vary = [c for c in options if trials[c].astype(str).nunique() > 1
+                and c not in ("train.lr", "run.seed", "run.out")]
+        common = [(c, str(trials[c].iloc[0])) for c in options
+                  if trials[c].astype(str).nunique() == 1]
+        rows = [[row["trial"], *(str(row[c]) for c in vary), rates(trials.loc[[index]]),
+                 str(row["status"]) + (f": {row['reason']}" if row["reason"] else ""),
+                 number(row["steps"], ",.0f"), number(row["seconds"], ",.1f"), str(row["stopped"]),
+                 f"{row['ranks']} on {row['host']}"] for index, row in trials.iterrows()]
+        columns = ["trial", *vary, "learning rate", "status", "steps", "seconds", "stopped by",
+                   "ranks"]
+        parts.append(Settings(_title(results, name), common, Table(
+            f"{len(rows)} trials", columns, rows)))
+    return parts
+
+
+def divergences(results: Results) -> Table | None:
+    lost = results.trials[results.trials["status"] == "DIVERGED"]
+    rows = []
+    for (experiment, _, stage), part in lost.groupby(["experiment", "cell", "stage"], sort=False):
+        first = str(part["reason"].iloc[0]).split(": ")[0]
+        rows.append([experiment, selection.describe(part["settings"].iloc[0]), stage,
+                     str(len(part)), rates(part), first])
+    return Table("Trials that diverged; they are kept, never dropped", [
+        "experiment", "cell", "stage", "trials", "learning rate", "the first of them"], rows,
+    ) if rows else None
+
+
+def missing(results: Results) -> Table | None:
+    rows = [[row.experiment, row.cell, str(row.planned), str(row.found)]
+            for row in results.missing.itertuples()]
+    return Table("Trials that have not come to an end", [
+        "experiment", "cell", "planned", "found"], rows) if rows else None
+
+
+def dropped(results: Results) -> Table | None:
+    rows = [[e["name"], str(d["cell"]), str(d["reason"])]
+            for s in results.studies for e in s["experiments"] for d in e.get("dropped", [])]
+    return Table("Cells that cannot run and were left out of the plan", [
+        "experiment", "cell", "reason"], rows) if rows else None
+
+
+def versions(study: dict) -> list[tuple[str, str]]:
+    """What a study ran with: versions, data, machines."""
+    data = [(f"data {name}: {file}", f"sha256 {digest}")
+            for name, files in study.get("data", {}).items() for file, digest in files.items()]
+    plain = [(key, value if isinstance(value, str) else json.dumps(value))
+             for key, value in study.get("versions", {}).items()]
+    return [("study", study["name"]), ("folder", study["folder"]),
+            ("command", str(study.get("command", ""))),
+            ("started", str(study.get("started", ""))), ("device", str(study.get("device", ""))),
+            ("arithmetic", str(study.get("arithmetic", ""))),
+            ("ranks", str(study.get("ranks", ""))), ("hosts", hosts(study)), *plain, *data]
+
+
+def hosts(study: dict) -> str:
+    """Each once: the file names the host of each rank."""
+    return ", ".join(dict.fromkeys(study.get("hosts", [])))

@@ -1,0 +1,232 @@
+"""The data of the figures, on studies whose effects are known."""
+
+import math
+
+import numpy as np
+import pytest
+
+from report import figures, tables
+from report.figures import conditions, noise, scaling
+from report.results import load
+from support import whole_study
+from support.study_tree import Cell, Experiment, Trial, write_study
+from support.whole_study import SEEDS, jitter
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    return load([whole_study.write(tmp_path_factory.mktemp("figures") / "study-whole")])
+
+
+def study(folder, *experiments):
+    return load([write_study(folder / "study", list(experiments))])
+
+
+def series(plot, name):
+    """x and y of the line of a name that the legend shows."""
+    found = [t for t in plot.data if t.name == name and t.showlegend is not False]
+    assert len(found) == 1, [t.name for t in plot.data]
+    return list(found[0].x), list(found[0].y)
+
+
+def test_every_figure_is_made_of_a_study_that_has_all(results):
+    made, absent = figures.build(results)
+    assert [kind.id for kind in absent] == []
+    assert [figure.kind.id for figure in made] == [kind.id for kind in figures.ORDER]
+    for figure in made:
+        for heading, plot in figure.plots:
+            assert len(plot.data) > 0, (figure.kind.id, heading)
+
+
+def test_no_figure_is_made_of_a_study_that_has_none(tmp_path):
+    made, absent = figures.build(study(tmp_path, Experiment("one", [Cell({}, [Trial(1)])])))
+    assert made == [] and len(absent) == len(figures.ORDER)
+
+
+def test_steps_are_medians_and_the_slope_is_minus_one(results):
+    [(heading, plot)] = scaling.steps_plots(scaling.targets_frame(results))
+    assert heading == "steps_to_target · validation error ≤ 3 %"
+    x, y = series(plot, "BN M=32")
+    assert x == [32, 128, 512, 2048]
+    assert y == [60 + 60_000 // 32, 60 + 469, 60 + 117, 60 + 29]
+    x, y = series(plot, "slope −1: perfect scaling")
+    assert np.ptp(np.array(x) * np.array(y)) < 1e-6
+
+
+def test_a_median_that_was_not_reached_is_no_point_and_seeds_stay(results):
+    [(_, plot)] = scaling.steps_plots(scaling.targets_frame(results))
+    x, _ = series(plot, "none")
+    assert x == [16, 32, 128, 512], "two of three seeds did not reach it at 2048"
+    [censored] = [t for t in plot.data if t.marker.symbol == "triangle-up-open"]
+    assert list(censored.x) == [2048, 2048]
+    assert list(censored.y) == [2 * int(1.3 * (60 + 60_000 / 2048))] * 2, "drawn at the budget"
+
+
+def test_a_rate_at_the_edge_is_an_open_marker(results):
+    [(_, plot)] = scaling.steps_plots(scaling.targets_frame(results))
+    [line] = [t for t in plot.data if t.name == "none" and t.mode == "lines+markers"]
+    assert list(line.marker.symbol) == ["circle-open", "circle", "circle", "circle"]
+    made, _ = figures.build(results)
+    flagged = {figure.kind.id for figure in made if figure.at_edge}
+    assert {"fig-steps", "fig-lr", "fig-heatmap", "fig-seconds"} <= flagged
+    assert "fig-init" not in flagged
+
+
+def test_the_hyperbola_is_found_again(results):
+    frame = scaling.hyperbola_frame(results)
+    fitted = frame.drop_duplicates("arm").set_index("arm")
+    for arm, speed in (("none", 1.3), ("BN M=32", 1.0), ("BN M=B", 0.9)):
+        row = fitted.loc[arm]
+        assert row["min_steps"] == pytest.approx(speed * 60, rel=0.02)
+        assert row["min_samples"] == pytest.approx(speed * 60_000, rel=0.02)
+        assert row["critical_batch"] == pytest.approx(1000, rel=0.03)
+        assert row["r2"] > 0.999
+
+
+def test_the_best_rate_follows_the_square_root(results):
+    frame = scaling.best_rates_frame(results)
+    assert frame["chosen"].all() and set(frame["B"]) == {16, 32, 128, 512, 2048}
+    assert np.allclose(frame["lr"], 0.02 * np.sqrt(frame["B"] / 16))
+    [(_, plot)] = scaling.best_rates_plots(frame)
+    x, y = series(plot, "slope ½: square root")
+    assert np.allclose(y, 0.02 * np.sqrt(np.array(x) / 16))
+
+
+def test_divergence_is_a_fraction_of_trials(results):
+    [(_, plot)] = scaling.divergence_plots(scaling.divergence_frame(results))
+    x, y = series(plot, "none")
+    assert dict(zip(x, y))[0.25] == 0 and dict(zip(x, y))[1] == 1
+    assert dict(zip(x, y))[0.5] == pytest.approx(2 / 3)
+    x, y = series(plot, "BN M=B")
+    assert dict(zip(x, y))[4] == 0 and dict(zip(x, y))[16] == 1
+
+
+def test_error_against_m_has_three_ways_of_evaluating(results):
+    frame = noise.error_m_frame(results)
+    rows = frame[(frame["experiment"] == "m_sweep") & (frame["M"] == 4)]
+    medians = rows.groupby("evaluation")["error"].median()
+    assert medians["validation, running statistics"] == pytest.approx(0.025 + 0.08 / 4)
+    assert medians["validation, batch statistics"] == pytest.approx(0.028 + 0.04 / 4)
+    assert medians["training, batch statistics"] == pytest.approx(0.01 + 0.06 / 4)
+    plot = dict(noise.error_m_plots(frame))["m_sweep · B = 128"]
+    assert series(plot, "LN: validation")[1] == pytest.approx([0.028, 0.028])
+
+
+def test_the_heat_map_prints_the_rate_and_its_edge(results):
+    frame = noise.heatmap_frame(results)
+    cell = frame[(frame["B"] == 128) & (frame["M"] == 4)].iloc[0]
+    assert cell["error"] == pytest.approx(0.02 + 0.1 / 4 + 128 / 50_000)
+    assert (cell["seeds"], cell["lr"], cell["edge"]) == (3, 0.1, "high")
+    [(_, plot)] = noise.heatmap_plots(frame)
+    texts = dict(zip(plot.data[0].y, plot.data[0].text))
+    assert texts["B = 128"][0] == "<b>4.76%</b><br>0.1 *"
+    assert texts["B = 128"][1].endswith("0.1")
+    assert texts["B = 32"][4] == "", "M above B does not exist"
+
+
+def test_the_noise_law_lies_on_its_theory(results):
+    for _, plot in noise.noise_law_plots(noise.noise_law_frame(results)):
+        measured, theory = series(plot, "layer 1"), series(plot, "theory")
+        assert measured[0] == theory[0] == [2, 8, 32, 128]
+        assert measured[1] == pytest.approx(theory[1], rel=1e-6)
+
+
+def test_the_noise_scale_is_smoothed_in_both_parts_first(tmp_path):
+    rows = [{"step": step, "small_batch": 1, "big_batch": 2, "small_norm2": 0, "big_norm2": 0,
+             "gradient_norm2": signal, "noise": 100.0}
+            for step, signal in ((1, 1.0), (2, 3.0), (3, -1.0))]
+    cell = Cell({"norm.kind": "none"}, [Trial(1, tables={"noise_scale": rows})])
+    frame = noise.noise_scale_frame(study(tmp_path, Experiment("gns", [cell])))
+    assert list(frame["noise_scale"]) == pytest.approx([100, 100, 100]), "of means, 100 over 1"
+
+
+def test_evaluation_compares_statistics_of_the_same_networks(results):
+    frame = noise.evaluation_frame(results)
+    assert set(frame["experiment"]) == {"evaluation", "notebook_adam"}
+    assert "none" not in set(frame["arm"])
+    rows = frame[frame["experiment"] == "evaluation"]
+    assert np.allclose(rows["val_recomputed_accuracy"] - rows["val_running_accuracy"], 0.004)
+
+
+def test_curves_are_of_experiments_in_which_only_the_norm_varies(results):
+    frame = conditions.curves_frame(results)
+    assert set(frame["experiment"]) == {"notebook_adam"}
+    assert set(frame["arm"]) == {"none", "BN M=B"}
+    training = frame[(frame["quantity"] == "accuracy") & (frame["of"] == "training")]
+    assert sorted(training["epoch"].unique()) == [1, 2, 3, 4, 5], "full evaluations alone have it"
+    validation = frame[(frame["quantity"] == "loss") & (frame["of"] == "validation")]
+    at_one = validation[(validation["epoch"] == 1) & (validation["arm"] == "BN M=B")]["value"]
+    assert at_one.median() == pytest.approx(0.06 + 1.2 * math.exp(-1.6))
+
+
+def test_depth_counts_hidden_layers(results):
+    [(_, plot)] = conditions.depth_plots(conditions.depth_frame(results))
+    assert series(plot, "none") == ([2, 4, 8], pytest.approx([0.95, 0.91, 0.83]))
+
+
+def test_optimizers_are_told_apart_by_what_varies_with_them(results):
+    [(_, plot)] = conditions.optimizers_plots(conditions.optimizers_frame(results))
+    x, y = series(plot, "none")
+    assert dict(zip(x, y)) == pytest.approx(
+        {"sgd<br>momentum 0": 0.97, "sgd<br>momentum 0.9": 0.971, "adam<br>momentum 0.9": 0.972})
+
+
+def test_facets_keep_other_axes_apart(tmp_path):
+    cells = [Cell({"model.dropout": p, "model.hidden": hidden, "norm.kind": "none"},
+                  [Trial(s, finals=whole_study.accuracies(accuracy)) for s in SEEDS])
+             for hidden, accuracy in (("128,128", 0.9), ("128," * 4 + "128", 0.8))
+             for p in ("0", "0.5")]
+    frame = conditions.dropout_frame(study(tmp_path, Experiment("dropout", cells)))
+    plots = conditions.dropout_plots(frame)
+    assert [heading for heading, _ in plots] == [
+        "dropout · model.hidden = 128,128", "dropout · model.hidden = 128 × 5"]
+    assert series(plots[1][1], "none")[1] == pytest.approx([0.8, 0.8])
+
+
+def test_cost_is_in_readable_units(results):
+    frame = conditions.cost_frame(results)
+    row = frame[(frame["arm"] == "BN M=B") & (frame["B"] == 512) & (frame["ranks"] == 1)].iloc[0]
+    assert row["step_ms"] == pytest.approx(1.15 * (1e-4 + 512 * 2e-6) * 1e3)
+    assert row["memory_mib"] == pytest.approx(1.15 * (2e6 + 512e4) / 2**20, rel=1e-6)
+    assert row["norm_kib"] == 4
+
+
+def test_the_stack_of_a_step_is_over_ranks(results):
+    plots = dict(conditions.step_time_plots(conditions.step_time_frame(results)))
+    plot = plots["cost · train.batch = 128"]
+    bars = {t.name: dict(zip(t.x, t.y)) for t in plot.data if t.type == "bar"}
+    step = 1.15 * (1e-4 + 128 * 2e-6) * 1e3
+    assert bars["norm communication"]["BN M=B<br>2 ranks"] == pytest.approx(step * 0.6 * 0.05)
+    assert bars["gradient communication"]["none<br>1 rank"] == 0
+    [seeds] = [t for t in plot.data if t.type == "scatter"]
+    assert len(seeds.x) == 4 * len(SEEDS)
+
+
+def test_seeds_are_points(results):
+    [(_, plot)] = conditions.dropout_plots(conditions.dropout_frame(results))
+    [points] = [t for t in plot.data if t.name == "BN M=B" and t.mode == "markers"]
+    assert sorted(set(np.round(points.y, 6))) == pytest.approx(
+        [0.974 + jitter(s, 0.002) for s in SEEDS])
+    assert sorted(set(points.customdata)) == [1, 2, 3]
+
+
+def test_the_notebooks_table_stands_beside_ours(results):
+    [table] = tables.batch_tables(results)
+    rows = {row[0]: dict(zip(table.columns, row)) for row in table.rows}
+    assert list(rows) == ["16", "32", "64", "128"]
+    ours = rows["64"]["validation accuracy"].replace("\N{NO-BREAK SPACE}", " ")
+    assert ours == "97.50 ± 0.10 %"
+    assert rows["64"]["printed accuracy"] == "95.62 %" and rows["64"]["printed loss"] == "0.1942"
+
+
+def test_published_numbers_are_held_against_the_trials_meant(tmp_path):
+    cells = [Cell({"train.batch": b, "norm.batch": m}, [
+        Trial(s, finals={"test_running_accuracy": accuracy, "train_running_accuracy": 0.999})
+        for s in SEEDS]) for b, m, accuracy in (
+            ("256", "256", 0.981), ("6000", "6000", 0.976), ("6000", "256", 0.979))]
+    table = tables.published_table(study(tmp_path, Experiment("keskar", cells)))
+    ours = {row[1]: row[4].split("\N{NO-BREAK SPACE}")[0] for row in table.rows}
+    assert ours["small batch (256): test accuracy"] == "98.10"
+    assert ours["large batch (6,000): test accuracy"] == "97.60"
+    assert ours["large batch (6,000) with M = 256: test accuracy"] == "97.90"
+    assert ours["large batch (6,000): training accuracy"] == "99.90"

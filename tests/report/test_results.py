@@ -1,0 +1,169 @@
+"""The reader against small trees whose every value is known, whole, unfinished and damaged."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+
+from report.results import ReportError, load
+from support.study_tree import Cell, Experiment, Trial, tuning, write_study
+
+
+def two_arms(name="m_sweep"):
+    finals = [Trial(1, lr=0.2, steps=500, finals={"test_running_accuracy": 0.9712345678901234},
+                    targets={0.03: 120, 0.02: None}),
+              Trial(2, lr=0.2, status="DIVERGED", steps=40)]
+    tunes = [Trial(101, "tune", lr=lr) for lr in (0.1, 0.2)]
+    ghost = Cell({"norm.kind": "batch", "norm.batch": "32"}, finals + tunes,
+                 tuning({0.1: 0.95, 0.2: 0.97}, 0.2, "high"))
+    none = Cell({"norm.kind": "none", "norm.batch": "global"}, [Trial(1), Trial(2)])
+    return Experiment(name, [ghost, none], tune_lr=[0.1, 0.2])
+
+
+@pytest.fixture
+def study(tmp_path):
+    return write_study(tmp_path / "study-small", [two_arms()])
+
+
+def only(frame, **values):
+    for column, value in values.items():
+        frame = frame[frame[column] == value]
+    assert len(frame) == 1, frame
+    return frame.iloc[0]
+
+
+def test_a_trial_is_a_row(study):
+    results = load([study])
+    assert len(results.trials) == 6
+    assert len(results.finals) == 4
+    trial = only(results.finals, arm="BN M=32", seed=1)
+    assert trial["id"] == "m_sweep/norm.kind=batch,norm.batch=32/final-seed1"
+    assert (trial["B"], trial["M"], trial["lr"], trial["steps"]) == (128, 32, 0.2, 500)
+    assert trial["final_test_running_accuracy"] == 0.9712345678901234
+    assert trial["edge"] == "high" and not trial["fallback"]
+    assert trial["train.momentum"] == 0.9, "an option whose values are all numbers is one"
+    assert trial["norm.batch"] == "32", "an option with a text among its values is text"
+    assert trial["cost.step_s"] == 4e-4
+    none = only(results.finals, arm="none", seed=1)
+    assert none["M"] == 0 and none["edge"] == "none"
+
+
+@pytest.mark.parametrize("kind, batch, arm", [
+    ("none", "global", "none"), ("batch", "global", "BN M=B"), ("batch", "4", "BN M=4"),
+    ("batch", "local", "BN M=B/V"), ("layer", "global", "LN")])
+def test_arms_have_the_names_of_figures(tmp_path, kind, batch, arm):
+    cell = Cell({"norm.kind": kind, "norm.batch": batch}, [Trial(1)])
+    results = load([write_study(tmp_path / "study", [Experiment("one", [cell])])])
+    assert list(results.trials["arm"]) == [arm]
+
+
+def test_a_censored_target_keeps_its_budget(study):
+    targets = load([study]).targets
+    reached = only(targets, error=0.03)
+    assert reached["reached"] and reached["steps"] == 120 and reached["samples"] == 120 * 128
+    censored = only(targets, error=0.02)
+    assert not censored["reached"] and math.isnan(censored["steps"]) and censored["budget"] == 500
+    assert censored["arm"] == "BN M=32" and censored["edge"] == "high"
+
+
+def test_tuning_is_read_with_its_choice(study):
+    curve = load([study]).tuning
+    assert list(curve["lr"]) == [0.1, 0.2]
+    assert list(curve["chosen"]) == [False, True]
+    assert list(curve["values"]) == [[0.95, 0.95], [0.97, 0.97]]
+
+
+def test_one_experiment_of_several(tmp_path):
+    results = load([write_study(tmp_path / "study", [two_arms("first"), two_arms("first_again")])])
+    first = results.experiment("first")
+    assert len(first.trials) == 6 and len(first.measurements) == 6 and len(first.targets) == 2
+    assert len(first.tuning) == 2 and len(first.ledger) == 6
+    assert first.experiments == ["first"]
+    for field in dataclasses.fields(first):
+        if field.name != "studies":
+            columns = list(getattr(first, field.name))
+            assert columns == list(getattr(results, field.name)), field.name
+    assert results.axis_of("first", "norm.batch") == ["norm.batch"]
+
+
+def test_an_unfinished_study_says_what_is_missing(tmp_path):
+    experiment = two_arms()
+    experiment.cells[1].planned = 5
+    folder = write_study(tmp_path / "study", [experiment])
+    killed = folder / "m_sweep" / experiment.cells[0].name / "final-seed1" / "metadata.json"
+    killed.write_text(json.dumps({"status": "INCOMPLETE"}))
+    (folder / "m_sweep" / experiment.cells[0].name / "final-seed2" / "metadata.json").unlink()
+    missing = load([folder]).missing
+    assert [tuple(row) for row in missing[["planned", "found"]].to_numpy()] == [(4, 2), (5, 2)]
+
+
+def test_extensions_do_not_hide_a_missing_trial(tmp_path):
+    experiment = two_arms()
+    experiment.cells[0].trials.append(Trial(101, "tune", lr=0.4))
+    experiment.cells[0].planned = 5
+    missing = load([write_study(tmp_path / "study", [experiment])]).missing
+    assert only(missing, planned=5)["found"] == 4
+
+
+def test_a_study_without_a_trial_has_empty_frames(tmp_path):
+    folder = write_study(tmp_path / "study", [Experiment("one", [Cell({}, [], planned=3)])])
+    results = load([folder])
+    assert results.trials.empty and results.targets.empty and results.measurements.empty
+    assert {"id", "arm", "final_val_running_loss"} <= set(results.trials)
+    assert list(results.missing["planned"]) == [3]
+
+
+def test_two_studies_are_one_result(tmp_path):
+    first = write_study(tmp_path / "study-a", [two_arms("a")])
+    second = write_study(tmp_path / "study-b", [two_arms("b")])
+    results = load([first, second])
+    assert results.experiments == ["a", "b"]
+    assert sorted(results.trials["study"].unique()) == ["study-a", "study-b"]
+
+
+def refusal(*folders):
+    with pytest.raises(ReportError) as caught:
+        load(list(folders))
+    sentence = str(caught.value)
+    assert "\n" not in sentence and sentence.endswith(".")
+    return sentence, caught.value.code
+
+
+def test_the_same_experiment_twice_is_refused(tmp_path):
+    first = write_study(tmp_path / "a", [two_arms()])
+    second = write_study(tmp_path / "b", [two_arms()])
+    sentence, _ = refusal(first, second)
+    assert "'m_sweep' is in both" in sentence and str(first) in sentence and str(second) in sentence
+
+
+def test_a_folder_that_is_no_study_is_refused(tmp_path):
+    sentence, code = refusal(tmp_path / "nowhere")
+    assert "nowhere' is not a folder" in sentence and code == 66
+    sentence, code = refusal(tmp_path)
+    assert "holds no study.json" in sentence and code == 66
+
+
+TRIAL = "m_sweep/norm.kind=batch,norm.batch=32/final-seed1"
+
+
+@pytest.mark.parametrize("file, content, found", [
+    ("study.json", '{"format": 2, "name": "x", "experiments": []}', "has format 2"),
+    ("study.json", '{"format": 1, "na', "study.json' cannot be read"),
+    ("study.json", "[]", "it holds no JSON object"),
+    (f"{TRIAL}/metadata.json", "", "it is damaged"),
+    (f"{TRIAL}/metadata.json", '{"status": "COMPLETE"}', "it has no 'stage'"),
+    (f"{TRIAL}/measurements.csv", None, "it is not there"),
+    (f"{TRIAL}/measurements.csv", "", "it is damaged"),
+    (f"{TRIAL}/measurements.csv", "step,epoch\n1,2\n", "it has no column 'samples'"),
+    (f"{TRIAL}/units.csv", "step,unit,p15,p50,p85\n1,0,a,2,3\n", "column 'p15' holds 'a'"),
+    (f"{TRIAL}/units.csv", b"step,unit,p15,p50,p85\n1,0,\xff,2,3\n", "it is damaged"),
+    ("m_sweep/norm.kind=batch,norm.batch=32/tuning.json", "{}", "it has no 'chosen'"),
+])
+def test_damage_is_one_sentence(study, file, content, found):
+    if content is None:
+        (study / file).unlink()
+    else:
+        (study / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    sentence, code = refusal(study)
+    assert found in sentence and str(study / file) in sentence and code == 65
