@@ -304,7 +304,8 @@ def tolerance(frame: pd.DataFrame, layers: int, bound: float = 5) -> Part:
     norm, plain = at.get("BN M=B"), at.get("none")
     if norm is None or plain is None:
         return missing(f"trials with and without batch norm at {layers} layers")
-    what = f"more than {bound:g} times the rate at {layers} hidden layers"
+    what = (f"more than {bound:g} times the rate" if bound != 1 else "a higher rate")
+    what += f" at {layers} hidden layers"
     text = (f"at {layers} hidden layers half diverge at {show(norm)} with, {show(plain)} without "
             "batch norm")
     if None in (norm.low, plain.low) or math.isinf(plain.value):
