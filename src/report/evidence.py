@@ -21,10 +21,13 @@ def finals(results: Results, experiment: str) -> pd.DataFrame:
 
 
 def by_seed(frame: pd.DataFrame, column: str, scale: float = 1.0) -> pd.Series:
-    """One number per seed; diverged trials, which have none, are left out (`flags` names them)."""
+    """One number per seed. Diverged trials are left out, whatever they measured before (`flags`
+    names them)."""
     if column not in frame or frame.empty:
         return pd.Series(dtype=float)
     values = pd.to_numeric(frame[column], errors="coerce") * scale
+    if "status" in frame:
+        values = values.where(frame["status"] != "DIVERGED")
     return values.groupby(frame["seed"]).mean().dropna().sort_index()
 
 
@@ -93,10 +96,15 @@ def median_steps(targets: pd.DataFrame) -> Estimate:
 
 
 def targets_of(results: Results, experiment: str) -> pd.DataFrame:
-    """Final trials' targets at the experiment's largest error: its first goal."""
-    targets = results.experiment(experiment).targets
-    targets = targets[targets["stage"] == "final"]
-    return targets[targets["error"] == targets["error"].max()] if len(targets) else targets
+    """Final trials' targets at the experiment's largest error: its first goal. A diverged trial is
+    censored at no finite budget: more steps would not have helped it."""
+    of = results.experiment(experiment)
+    targets = of.targets[of.targets["stage"] == "final"]
+    if targets.empty:
+        return targets
+    diverged = of.trials.loc[of.trials["status"] == "DIVERGED", "id"]
+    budget = targets["budget"].astype(float).mask(targets["id"].isin(diverged), math.inf)
+    return targets.assign(budget=budget)[targets["error"] == targets["error"].max()]
 
 
 def of_trials(table: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:

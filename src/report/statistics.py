@@ -111,6 +111,8 @@ def kaplan_meier_median(times: Sequence[float], reached: Sequence[bool]) -> Esti
         return Estimate(math.nan, None, None, 0)
     if not reached.any():
         return Estimate(math.inf, None, None, len(times))
+    # Beyond all others is as good as infinite, which SciPy refuses.
+    times = np.minimum(times, times[np.isfinite(times)].max() + 1)
     data = stats.CensoredData(uncensored=times[reached], right=times[~reached])
     survival = stats.ecdf(data).sf
     with warnings.catch_warnings():  # the bands have no value where nobody is left
