@@ -1,5 +1,5 @@
-"""The phenomenon checks S1, S3 … S13: whether the trainer shows what the literature found. Each reads
-the experiments that it names, and is undecided without them."""
+"""The phenomenon checks S1, S3 … S13: whether the trainer shows what the literature found. Each
+reads the experiments that it names, and is undecided without them."""
 
 from report import checks_norm, checks_published, checks_scaling
 from report.results import Results

@@ -31,9 +31,10 @@ def s5(results: Results) -> Verdict:
                  _layer_norm_is_flat(frame), *_gradients(results, frame), _train_error(frame)]
     return judge(
         CHECK_WORDS, "S5", "Damage by small groups",
-        "At B = 128: M = 2 worse than M = 32 by at least 1 point, M = 4 worse, M = 32 and 128 within "
-        "0.2 points; layer norm flat; gradients below the last batch norm at M = 2 at most 1 % of "
-        "those at M = 32 in the median, with a heavy tail; training error monotone in 1/M.", parts,
+        "At B = 128: M = 2 worse than M = 32 by at least 1 point, M = 4 worse, M = 32 and 128 "
+        "within 0.2 points; layer norm flat; gradients below the last batch norm at M = 2 at "
+        "most 1 % of those at M = 32 in the median, with a heavy tail; training error monotone in "
+        "1/M.", parts,
         figure="fig-error-m", experiment="m_sweep", unit="pt", flags=flags(frame))
 
 
@@ -75,7 +76,8 @@ def _gradients(results: Results, frame: pd.DataFrame) -> list[Part]:
 
 
 def _train_error(frame: pd.DataFrame) -> Part:
-    """Neighbouring M: no significant (Holm) rise of the training error with M, and the means fall."""
+    """Neighbouring M: no significant (Holm) rise of the training error with M, and the means
+    fall."""
     sizes = sorted(int(m) for m in frame.loc[frame["norm.kind"] == "batch", "M"].unique())
     column = "final_train_running_accuracy"
     at = {m: accuracy(_groups(frame, m), column) for m in sizes}
@@ -101,9 +103,11 @@ def s6(results: Results) -> Verdict:
     parts = _noise_law(law) if len(law) else [missing("no noise_law.csv (measure.noise_law)")]
     return judge(
         CHECK_WORDS, "S6", "Law of the statistics' noise",
-        "On a frozen net the log–log slope of the variance of the batch mean is −1.00 ± 0.05 and its "
-        "ratio to theory within 0.9 and 1.1; the variance of the batch variance, whose law with the "
-        "measured kurtosis is no power of M, departs from it by a slope of at most 0.05.", parts, figure="fig-noise-law", experiment="noise_law")
+        "On a frozen net the log–log slope of the variance of the batch mean is −1.00 ± 0.05 and "
+        "its ratio to theory within 0.9 and 1.1; the variance of the batch variance, whose law "
+        "with the measured kurtosis is no power of M, departs from it by a slope of at most "
+        "0.05.", parts,
+        figure="fig-noise-law", experiment="noise_law")
 
 
 def _noise_law(law: pd.DataFrame) -> list[Part]:
@@ -143,8 +147,8 @@ def s7(results: Results) -> Verdict:
     return judge(
         CHECK_WORDS, "S7", "Unreliable running averages",
         "At B = 2,048 and a high rate, the validation accuracy of running statistics scatters at "
-        "least twice as much as that of recomputed ones before the decay of the rate, differs by at "
-        "most 0.1 points after it, and 1,000 to 10,000 samples come within 0.05 points of all.",
+        "least twice as much as that of recomputed ones before the decay of the rate, differs by "
+        "at most 0.1 points after it, and 1,000 to 10,000 samples come within 0.05 points of all.",
         parts, figure="fig-evaluation", experiment="ema", unit="times", flags=flags(frame))
 
 
@@ -185,9 +189,10 @@ def s8(results: Results) -> Verdict:
     parts = [missing("no finished trials of 'm_sweep'")] if frame.empty else _repair(frame)
     return judge(
         CHECK_WORDS, "S8", "Repair by evaluation alone",
-        "At M = 4 the test error under batch or recomputed statistics differs from that under running "
-        "ones; the gap between batch and recomputed statistics shrinks with M and is at most 0.1 "
-        "points from M = 32 on.", parts, figure="fig-error-m", experiment="m_sweep", unit="pt",
+        "At M = 4 the test error under batch or recomputed statistics differs from that under "
+        "running ones; the gap between batch and recomputed statistics shrinks with M and is at "
+        "most 0.1 points from M = 32 on.", parts,
+        figure="fig-error-m", experiment="m_sweep", unit="pt",
         flags=flags(frame))
 
 
@@ -237,9 +242,10 @@ def s12(results: Results) -> Verdict:
         parts = [*_growth(results, frame), _deepest(frame)]
     return judge(
         CHECK_WORDS, "S12", "Gradients in deep nets",
-        "At the start the squared gradient grows per layer by a factor of 1.2 to 1.7 with batch norm, "
-        "evenly (R² at least 0.95), and by 1 (0.8 to 1.2) without; the net of 32 layers with batch "
-        "norm is not better than that of 4 by more than 0.1 points.", parts, figure="fig-depth",
+        "At the start the squared gradient grows per layer by a factor of 1.2 to 1.7 with batch "
+        "norm, evenly (R² at least 0.95), and by 1 (0.8 to 1.2) without; the net of 32 layers "
+        "with batch norm is not better than that of 4 by more than 0.1 points.", parts,
+        figure="fig-depth",
         experiment="depth", unit="per layer", flags=flags(frame))
 
 
@@ -291,9 +297,9 @@ def s13(results: Results) -> Verdict:
         parts.append(_low_end(frame))
     return judge(
         CHECK_WORDS, "S13", "Tolerance of learning rates",
-        "With batch norm, half of the trials diverge at a rate at least 5 times as high as without, at "
-        "5 hidden layers or more; at the lowest rate accuracies agree within 0.3 points.", parts,
-        figure="fig-divergence", experiment="lr_tolerance", unit="times")
+        "With batch norm, half of the trials diverge at a rate at least 5 times as high as "
+        "without, at 5 hidden layers or more; at the lowest rate accuracies agree within 0.3 "
+        "points.", parts, figure="fig-divergence", experiment="lr_tolerance", unit="times")
 
 
 def tolerance(frame: pd.DataFrame, layers: int, bound: float = 5) -> Part:

@@ -25,9 +25,10 @@ def s1(results: Results) -> Verdict:
               [missing("no finished trials of 'ioffe_tuned'")])
     return judge(
         CHECK_WORDS, "S1", "Batch norm speeds the paper's net",
-        "At the equal rate 0.01 at least 5 times fewer steps to 95 %; at tuned rates a test accuracy "
-        "of at least 96.5 % and no less than without; at least 3 times less drift of the last "
-        "sigmoid's inputs.", parts, figure="fig-units", experiment="ioffe_equal, ioffe_tuned",
+        "At the equal rate 0.01 at least 5 times fewer steps to 95 %; at tuned rates a test "
+        "accuracy of at least 96.5 % and no less than without; at least 3 times less drift of "
+        "the last sigmoid's inputs.", parts, figure="fig-units",
+        experiment="ioffe_equal, ioffe_tuned",
         unit="times", flags=flags(equal) + flags(tuned))
 
 
@@ -77,8 +78,8 @@ def s3(results: Results) -> Verdict:
     parts = _keskar(frame) if len(frame) else [missing("no finished trials of 'keskar'")]
     return judge(
         CHECK_WORDS, "S3", "Keskar's gap",
-        "The small batch of 256 is better than the large one of 6,000 by 0.05 to 0.5 points, and each "
-        "is within 0.3 points of what was printed (98.03 and 97.81 %).", parts,
+        "The small batch of 256 is better than the large one of 6,000 by 0.05 to 0.5 points, and "
+        "each is within 0.3 points of what was printed (98.03 and 97.81 %).", parts,
         figure="fig-batch-table", experiment="keskar", unit="pt", flags=flags(frame))
 
 

@@ -1,4 +1,5 @@
-"""Checks of what the batch size does: three regimes (S9), noise scale (S10), rules for the rate (S11)."""
+"""Checks of what the batch size does: three regimes (S9), noise scale (S10), rules for the rate
+(S11)."""
 
 import math
 
@@ -26,8 +27,8 @@ def s9(results: Results) -> Verdict:
     return judge(
         CHECK_WORDS, "S9", "Three regimes of the batch size",
         "Without batch norm steps to the target fall as 1/B over the first three doublings (slope "
-        "−1.0 ± 0.2), hardly at all over the last two up to the whole training set (at least −0.3), "
-        "and a hyperbola fits (R² at least 0.9).", parts, figure="fig-steps",
+        "−1.0 ± 0.2), hardly at all over the last two up to the whole training set (at least "
+        "−0.3), and a hyperbola fits (R² at least 0.9).", parts, figure="fig-steps",
         experiment="steps_to_target", unit="log₂ per log₂", flags=flags(trials))
 
 
@@ -76,10 +77,10 @@ def fitted_hyperbola(targets: pd.DataFrame) -> Hyperbola | None:
 
 
 def noise_scales(results: Results, arm: str) -> pd.DataFrame:
-    """Per trial of 'noise_scale': the mean over the run's quarters, the first and the last. Within a
-    quarter noise and gradient are averaged apart, as a quotient of noisy numbers is biased; not over
-    the run, whose first gradients outweigh all others. A quarter whose gradient is lost in its noise
-    makes the trial's numbers NaN."""
+    """Per trial of 'noise_scale': the mean over the run's quarters, the first and the last. Within
+    a quarter noise and gradient are averaged apart, as a quotient of noisy numbers is biased; not
+    over the run, whose first gradients outweigh all others. A quarter whose gradient is lost in
+    its noise makes the trial's numbers NaN."""
     trials = finals(results, "noise_scale")
     rows = of_trials(results.experiment("noise_scale").noise_scale, trials)
     found = []
@@ -112,9 +113,9 @@ def s10(results: Results) -> Verdict:
                           "a growth of at least 5 times"), _against_critical(results, average)]
     return judge(
         CHECK_WORDS, "S10", "Gradient noise scale",
-        "Without batch norm its average over the run is 300 to 3,000 samples (printed: about 900), it "
-        "grows at least 5 times, and it agrees with the critical batch of S9 within a factor of 5.",
-        parts, figure="fig-noise-scale", experiment="noise_scale", unit="samples",
+        "Without batch norm its average over the run is 300 to 3,000 samples (printed: about "
+        "900), it grows at least 5 times, and it agrees with the critical batch of S9 within a "
+        "factor of 5.", parts, figure="fig-noise-scale", experiment="noise_scale", unit="samples",
         flags=flags(finals(results, "noise_scale")))
 
 
@@ -139,8 +140,8 @@ def s11(results: Results) -> Verdict:
         parts, noted = _rules(tuned, ruled), flags(tuned)
     return judge(
         CHECK_WORDS, "S11", "Rules for the learning rate",
-        "With linear scaling and warm-up from B = 128 accuracy stays within 0.2 points of the tuned "
-        "one up to some batch B*, and fails beyond it.", parts, figure="fig-lr",
+        "With linear scaling and warm-up from B = 128 accuracy stays within 0.2 points of the "
+        "tuned one up to some batch B*, and fails beyond it.", parts, figure="fig-lr",
         experiment="b_by_m, lr_rule", unit="pt", flags=noted)
 
 
@@ -182,6 +183,6 @@ def _rule(tuned: pd.DataFrame, ruled: pd.DataFrame, rule: str) -> Part:
     if bad == sizes[0]:
         return Part(FAILS, text, first, f"the {rule} rule fails at the first batch, {bad:,}")
     if good == sizes[-1]:
-        return Part(OPEN, text, first, f"the {rule} rule holds up to the largest B, {good:,}, so no "
-                                       "end is seen")
+        return Part(OPEN, text, first, f"the {rule} rule holds up to the largest B, {good:,}, so "
+                                       "no end is seen")
     return Part(OPEN, text, first, "intervals reach across 0.2 points")

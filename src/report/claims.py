@@ -1,5 +1,5 @@
-"""The notebooks' eleven claims, and their printed table, as hypotheses with a verdict. Learning rates are
-tuned for each cell, numbers are of the test set, arms are paired by seed."""
+"""The notebooks' eleven claims, and their printed table, as hypotheses with a verdict. Learning
+rates are tuned for each cell, numbers are of the test set, arms are paired by seed."""
 
 from report import claims_batch, claims_norm
 from report.results import Results

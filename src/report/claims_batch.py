@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 
 from report.checks_scaling import geometric, noise_scales
-from report.evidence import (TEST, accuracy, by_seed, difference, finals, flags, of_trials, per_seed,
-                             ratio, targets_of, unsteady)
+from report.evidence import (TEST, accuracy, by_seed, difference, finals, flags, of_trials,
+                             per_seed, ratio, targets_of, unsteady)
 from report.results import Results
 from report.statistics import Estimate, holm, line, mean_interval
 from report.verdicts import (CLAIM_WORDS, FAILS, HOLDS, OPEN, Part, Verdict, judge, missing,
@@ -46,7 +46,8 @@ def _harm(frame: pd.DataFrame) -> tuple[list[Part], str]:
     text = (f"M = {sizes[-1]} minus smaller M: "
             + ", ".join(f"M = {m} {show(loss, 'pt', sign=True)}" for m, loss in losses.items()))
     if hurt:
-        return [Part(HOLDS, f"hurt at M = {', '.join(map(str, hurt))} (Holm); {text}", smallest)], HOLDS
+        named = ", ".join(map(str, hurt))
+        return [Part(HOLDS, f"hurt at M = {named} (Holm); {text}", smallest)], HOLDS
     if all(loss.high is not None and loss.high < SMALL for loss in losses.values()):
         return [Part(FAILS, text, smallest, f"at no M more than {SMALL} points are lost")], FAILS
     return [Part(OPEN, text, smallest, "no loss is significant (Holm), none can be excluded")], OPEN
@@ -63,9 +64,10 @@ def plateau(results: Results) -> Verdict:
         scale = geometric(frame["average"])
         error = {b: 100 * math.sqrt(scale.value / b) for b in (64, 256)}
         parts = [within(
-            scale, *PLATEAU, f"noise scale {show(scale, 'samples')} (from {number(frame['first'].mean())} in the "
-            f"first quarter to {number(frame['last'].mean())} in the last): a gradient's error falls from "
-            f"{error[64]:.0f} % of its norm at B = 64 to {error[256]:.0f} % at 256",
+            scale, *PLATEAU,
+            f"noise scale {show(scale, 'samples')} (from {number(frame['first'].mean())} in the "
+            f"first quarter to {number(frame['last'].mean())} in the last): a gradient's error "
+            f"falls from {error[64]:.0f} % of its norm at B = 64 to {error[256]:.0f} % at 256",
             f"a plateau near 64 (noise scale {PLATEAU[0]} to {PLATEAU[1]})")]
     return _claim("C6", "Better gradients up to 64",
                   "Larger batches estimate gradients better, up to a plateau near 64.", parts,
@@ -159,7 +161,8 @@ def _slopes(table: pd.DataFrame) -> Estimate:
 def _speed(targets: pd.DataFrame) -> Part:
     what = "more epochs to the target with larger batches"
     if targets.empty or not targets["reached"].all():
-        return missing(f"{int((~targets['reached']).sum())} trials never reached the target: {what}")
+        count = int((~targets["reached"]).sum())
+        return missing(f"{count} trials never reached the target: {what}")
     slope = _slopes(pd.DataFrame({b: by_seed(rows, "samples")
                                   for b, rows in targets.groupby("B")}).dropna())
     return more_than(slope, 0, f"samples to the target per doubling of B: 2 to the {show(slope)}",

@@ -74,7 +74,8 @@ def time_ratio(slow: pd.DataFrame, fast: pd.DataFrame, column: str = "steps",
         return None, f"{(~fast['reached']).sum()} of {len(seeds)} trials never reached the target"
     censored = int((~slow["reached"]).sum())
     if censored and column != "steps":
-        return None, f"{censored} of {len(seeds)} trials without batch norm never reached the target"
+        return None, (f"{censored} of {len(seeds)} of the slower arm's trials never reached the "
+                      "target")
     reached = slow[column].where(slow["reached"], slow["budget"])
     estimate = ratio(reached, fast[column])
     if not censored:
@@ -131,13 +132,14 @@ def flags(frame: pd.DataFrame) -> list[str]:
 
 
 def unsteady(frame: pd.DataFrame) -> str:
-    """Why times of these trials cannot be compared, if so: trials of one cell take the same step."""
+    """Why times of these trials cannot be compared, if so: trials of one cell take the same
+    step."""
     if frame.empty:
         return ""
     steps = frame.groupby("cell")["cost.step_s"]
     spread = (steps.quantile(0.75) / steps.quantile(0.25)).max()
-    return (f"a step of one and the same cell takes up to {spread:.2f} times as long (quartiles of its "
-            "seeds), so the machine had other work" if spread > STEADY else "")
+    return (f"a step of one and the same cell takes up to {spread:.2f} times as long (quartiles of "
+            "its seeds), so the machine had other work" if spread > STEADY else "")
 
 
 def settings(frame: pd.DataFrame, key: str) -> pd.Series:

@@ -1,7 +1,7 @@
 """What a check or a claim comes to, and the rules by which intervals decide.
 
-An interval that reaches across a bound decides nothing. `Part`s are the conditions of one verdict: all
-must hold for it to hold, and one that does not hold settles it.
+An interval that reaches across a bound decides nothing. `Part`s are the conditions of one verdict:
+all must hold for it to hold, and one that does not hold settles it.
 """
 
 import math

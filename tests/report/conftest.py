@@ -16,5 +16,6 @@ from support.study_tree import write_study  # noqa: E402
 def study(tmp_path):
     """study(experiment, …): the results of these experiments, read back from their files."""
     def load(*experiments):
-        return results.load([write_study(tmp_path / "study", list(experiments))])
+        folder = tmp_path / f"study{len(list(tmp_path.iterdir()))}"
+        return results.load([write_study(folder, list(experiments))])
     return load

@@ -1,5 +1,5 @@
-"""Each check passes on data with the phenomenon, fails on data without it, and is undecided where data are
-lacking or cannot tell."""
+"""Each check passes on data with the phenomenon, fails on data without it, and is undecided where
+data are lacking or cannot tell."""
 
 import dataclasses
 
@@ -34,7 +34,8 @@ def judged(check, study, made, verdict, reason=""):
 def ioffe(faster=8.0, level=97.0, gain=1.0, drift=5.0, censored=False):
     def units(seed, size):
         return [{"step": 100 * i, "unit": unit, "p15": 0, "p85": 0,
-                 "p50": size * factor(seed, int(size)) * (-1) ** i} for i in range(6) for unit in (0, 1)]
+                 "p50": size * factor(seed, int(size)) * (-1) ** i}
+                for i in range(6) for unit in (0, 1)]
     equal = [Cell({"norm.kind": kind}, [
         Trial(s, steps=40_000, targets={0.05: steps and round(steps * factor(s, arm))})
         for s in SEEDS])
@@ -112,9 +113,10 @@ def m_sweep(tests=None, trains=None, share=0.001, tail=100.0, layer=(97.0, 97.0)
         median = share if m == 2 else 1.0
         trials = []
         for s in seeds:
-            rows = [{"step": 1000, "layer": index, "type": "BatchNorm1d", "m": m, "name": str(index),
+            rows = [{"step": 1000, "layer": index, "type": "BatchNorm1d", "m": m, "name": "1",
                      "group_gradient_median": median * factor(s, arm) * (1 if index == 4 else 7),
-                     "group_gradient_p99": median * tail, "gain_median": median} for index in (1, 4)]
+                     "group_gradient_p99": median * tail, "gain_median": median}
+                    for index in (1, 4)]
             level = tests.get(m, test)
             finals = {**accuracies(0, s, arm + 1, test_recomputed=level),
                       **accuracies(0, s, arm + 2, test_batch=level - gaps[m]),
@@ -140,7 +142,8 @@ def test_s5(study, values, verdict, reason):
 
 
 @pytest.mark.parametrize("gap, verdict, reason", [
-    ({}, "pass", ""), ({32: 0.5}, "fail", "at M = 32"), ({2: 0.02, 4: 0.5, 32: 0.7, 128: 3}, "fail", "shrinks"),
+    ({}, "pass", ""), ({32: 0.5}, "fail", "at M = 32"),
+    ({2: 0.02, 4: 0.5, 32: 0.7, 128: 3}, "fail", "shrinks"),
     ({4: 0.0}, "undecided", "no change"), ({128: 0.1}, "undecided", "at M = 128")])
 def test_s8(study, gap, verdict, reason):
     judged(checks_norm.s8, study, m_sweep(batch_gap=gap), verdict, reason)
@@ -151,10 +154,12 @@ def test_s8(study, gap, verdict, reason):
 
 def noise_law(power=-1.0, level=1.0, variance_power=-1.0, nets=3):
     def rows(seed):
+        def of(m, slope):
+            return factor(seed, m.bit_length()) ** 0.2 * (m / 16) ** (slope + 1) / m
         return [{"layer": layer, "m": m, "draws": 200, "mean_noise_theory": 1 / m,
-                 "mean_noise": level * factor(seed, m.bit_length()) ** 0.2 * (m / 16) ** (power + 1) / m,
+                 "mean_noise": level * of(m, power),
                  "variance_noise_theory": 2 / m,
-                 "variance_noise": 2 * factor(seed, m.bit_length()) ** 0.2 * (m / 16) ** (variance_power + 1) / m}
+                 "variance_noise": 2 * of(m, variance_power)}
                 for layer in (1, 4) for m in (2, 4, 8, 16, 32, 64, 128)]
     return [experiment("noise_law", [Cell({}, [Trial(s, tables={"noise_law": rows(s)})
                                                for s in range(1, nets + 1)])])]
@@ -192,7 +197,8 @@ def ema(scatter=4.0, after=0.0, off=0.0):
 
 
 @pytest.mark.parametrize("values, verdict, reason", [
-    ({}, "pass", ""), ({"scatter": 1.2}, "fail", "twice"), ({"after": 0.5}, "fail", "after the decay"),
+    ({}, "pass", ""), ({"scatter": 1.2}, "fail", "twice"),
+    ({"after": 0.5}, "fail", "after the decay"),
     ({"off": -0.3}, "fail", "1000 samples"), ({"off": -0.05}, "undecided", "1000 samples")])
 def test_s7(study, values, verdict, reason):
     judged(checks_norm.s7, study, ema(**values), verdict, reason)
@@ -239,7 +245,8 @@ def test_s10(study, values, verdict, reason):
 
 
 def test_s10_holds_the_critical_batch_against_it(study):
-    judged(checks_scaling.s10, study, noise_scale() + steps_to_target(minimum=5), "fail", "factor of 5")
+    judged(checks_scaling.s10, study, noise_scale() + steps_to_target(minimum=5), "fail",
+           "factor of 5")
 
 
 def test_s10_without_s9(study):
@@ -263,7 +270,8 @@ def rules(losses, rate=0.1, chosen=0.1):
 
 
 @pytest.mark.parametrize("arguments, verdict, reason", [
-    (((0, 0, 2),), "pass", ""), (((0, None, None),), "pass", ""), (((2, 3, 4),), "fail", "fails at"),
+    (((0, 0, 2),), "pass", ""), (((0, None, None),), "pass", ""),
+    (((2, 3, 4),), "fail", "fails at"),
     (((0, 0, 0),), "undecided", "no end is seen"), (((0.2, 0.2, 0.2),), "undecided", "across"),
     (((0, 0, 2), 0.1, 0.4), "undecided", "no cell of the tuned rate")])
 def test_s11(study, arguments, verdict, reason):
@@ -313,9 +321,11 @@ def lr_tolerance(plain=1.0, norm=100.0, low_gain=0.0, layers=5):
 
 
 @pytest.mark.parametrize("values, verdict, reason", [
-    ({}, "pass", ""), ({"norm": 10_000.0}, "pass", ""), ({"norm": 0.1, "plain": 100}, "fail", "5 times"),
+    ({}, "pass", ""), ({"norm": 10_000.0}, "pass", ""),
+    ({"norm": 0.1, "plain": 100}, "fail", "5 times"),
     ({"norm": 10.0}, "undecided", "5 times"), ({"low_gain": 2.0}, "fail", "lowest rate"),
-    ({"layers": 2}, "undecided", "5 hidden layers"), ({"plain": 1e9}, "undecided", "no rate diverges")])
+    ({"layers": 2}, "undecided", "5 hidden layers"),
+    ({"plain": 1e9}, "undecided", "no rate diverges")])
 def test_s13(study, values, verdict, reason):
     judged(checks_norm.s13, study, lr_tolerance(**values), verdict, reason)
 

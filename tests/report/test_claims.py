@@ -1,5 +1,5 @@
-"""Each claim is supported by data with its effect, refuted by data with the opposite, and undecided where
-the data cannot tell."""
+"""Each claim is supported by data with its effect, refuted by data with the opposite, and
+undecided where the data cannot tell."""
 
 import pytest
 
@@ -13,8 +13,8 @@ NORM = ("norm.kind",)
 
 def test_all_claims_without_data_are_undecided_with_a_reason(study):
     verdicts = claims.all_claims(study(experiment("other", cells({("none",): 97}, NORM))))
-    assert [v.id for v in verdicts] == ["C1a", "C1b", "C2", "C3", "C4", "C5", "C6", "C7a", "C7b", "C8",
-                                        "C9", "C10", "C11", "T"]
+    assert [v.id for v in verdicts] == ["C1a", "C1b", "C2", "C3", "C4", "C5", "C6", "C7a", "C7b",
+                                        "C8", "C9", "C10", "C11", "T"]
     for verdict in verdicts:
         assert verdict.verdict == "undecided" and verdict.reason, verdict
         assert verdict.low is None and verdict.n == 0 and verdict.claim and verdict.figure
@@ -108,13 +108,14 @@ def test_a_scale_that_diverges_is_no_narrow_range(study):
 
 
 def dropout(plain_gain, norm_gain, plain_train=99.9, norm_train=99.0):
-    gains, train = {"none": plain_gain, "batch": norm_gain}, {"none": plain_train, "batch": norm_train}
+    gains = {"none": plain_gain, "batch": norm_gain}
+    train = {"none": plain_train, "batch": norm_train}
     made = cells({(kind, p): 97 + gains[kind] * (p > 0) for kind in gains for p in (0, 0.3)},
                  ("norm.kind", "model.dropout"))
     for arm, cell in enumerate(made):
         for trial in cell.trials:
-            trial.finals |= accuracies(97, trial.seed, arm + 1,
-                                       train_running=train[cell.settings["norm.kind"]]) | trial.finals
+            level = train[cell.settings["norm.kind"]]
+            trial.finals |= accuracies(97, trial.seed, arm + 1, train_running=level) | trial.finals
     return experiment("dropout", made)
 
 
@@ -181,7 +182,8 @@ def cost(memory, seconds, steady=False):
                            "step_s": step * (1 if steady else factor(s, arm))}) for s in SEEDS])
     return experiment("cost", [cell(kind, batch, arm, 1e6 * (memory if arm else 1),
                                     1e-3 * (seconds if arm else 1))
-                               for batch in (32, 128) for arm, kind in enumerate(("none", "batch"))])
+                               for batch in (32, 128)
+                               for arm, kind in enumerate(("none", "batch"))])
 
 
 @pytest.mark.parametrize("by, verdict", [(1.3, "supported"), (0.8, "refuted")])

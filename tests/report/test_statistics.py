@@ -1,8 +1,8 @@
 """Statistics against stored results of other programs, and what few values give.
 
-The stored numbers come from statsmodels 0.15.0 (DescrStatsW, multipletests, OLS, Logit with the delta
-method), lifelines 0.30.3 (KaplanMeierFitter, median_survival_times; data: Freireich's 6-MP arm) and,
-for the bootstrap, SciPy 1.17.1 with a million resamples and another seed."""
+The stored numbers come from statsmodels 0.15.0 (DescrStatsW, multipletests, OLS, Logit with the
+delta method), lifelines 0.30.3 (KaplanMeierFitter, median_survival_times; data: Freireich's 6-MP
+arm) and, for the bootstrap, SciPy 1.17.1 with a million resamples and another seed."""
 
 import math
 
