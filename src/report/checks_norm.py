@@ -154,7 +154,12 @@ def s7(results: Results) -> Verdict:
 
 def _ema(results: Results, frame: pd.DataFrame) -> list[Part]:
     frame = frame.assign(population=pd.to_numeric(settings(frame, "measure.population")))
-    frame = frame[frame["lr"] == frame["lr"].max()]
+    # The stability edge is near the highest rate at which no trial diverges.
+    diverged = frame.loc[frame["status"] == "DIVERGED", "lr"]
+    stable = frame[~frame["lr"].isin(diverged)]
+    if stable.empty:
+        return [missing("trials diverge at every rate")]
+    frame = stable[stable["lr"] == stable["lr"].max()]
     oracle = frame[frame["population"] == frame["population"].max()]
     decay = float(str(oracle["train.milestones"].iloc[0]).split(",")[0])
     rows = of_trials(results.experiment("ema").measurements, oracle)

@@ -50,6 +50,16 @@ def test_seconds_of_censored_trials_are_not_guessed(study):
     assert "5 of 5" in claims_norm.seconds(results).reason
 
 
+@pytest.mark.parametrize("step_s, verdict", [(5e-4, "supported"), (3e-4, "undecided")])
+def test_seconds_decide_if_batch_norm_is_work_on_top(study, step_s, verdict):
+    made = convergence(1000, 500)
+    for trial in made.cells[1].trials:
+        trial.cost["step_s"] = step_s
+    found = claims_norm.seconds(study(made))
+    assert found.verdict == verdict
+    assert ("other work" in found.reason) == (verdict == "undecided")
+
+
 def test_an_edge_optimum_is_flagged(study):
     at_edge = tuning({0.1: 0.97, 0.2: 0.98}, chosen=0.1, edge="low")
     assert "low edge" in claims_norm.steps(study(convergence(1000, 500, at_edge))).flags[0]
