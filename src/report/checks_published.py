@@ -1,0 +1,146 @@
+"""Checks against published runs: Ioffe and Szegedy (S1), Keskar (S3), Hoffer (S4)."""
+
+import math
+
+import pandas as pd
+
+from report.evidence import (accuracy, difference, finals, flags, of_trials, per_seed,
+                             ratio, targets_of, time_ratio)
+from report.results import Results
+from report.statistics import mean_interval
+from report.verdicts import (CHECK_WORDS, HOLDS, OPEN, Part, Verdict, at_least, judge, missing,
+                             show, within)
+
+# Keskar et al. 2017, Table 2, F1: batch, test accuracy; Adam on all 60,000 images.
+KESKAR = {256: 98.03, 6000: 97.81}
+KESKAR_WITHIN = 0.3
+HOFFER = (128, 4096)  # small and large batch
+
+
+def s1(results: Results) -> Verdict:
+    equal, tuned = finals(results, "ioffe_equal"), finals(results, "ioffe_tuned")
+    parts = [_speed_at_equal_rate(results) if len(equal) else
+             missing("no finished trials of 'ioffe_equal'")]
+    parts += ([*_at_tuned_rates(tuned), _drift(results, tuned)] if len(tuned) else
+              [missing("no finished trials of 'ioffe_tuned'")])
+    return judge(
+        CHECK_WORDS, "S1", "Batch norm speeds the paper's net",
+        "At the equal rate 0.01 at least 5 times fewer steps to 95 %; at tuned rates a test "
+        "accuracy of at least 96.5 % and no less than without; at least 3 times less drift of "
+        "the last sigmoid's inputs.", parts, figure="fig-units",
+        experiment="ioffe_equal, ioffe_tuned",
+        unit="times", flags=flags(equal) + flags(tuned))
+
+
+def _batch_norm(frame: pd.DataFrame) -> pd.DataFrame:
+    """The trials with statistics over the whole batch."""
+    return frame[frame["arm"] == "BN M=B"]
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["arm"] == "none"]
+
+
+def _speed_at_equal_rate(results: Results) -> Part:
+    targets = targets_of(results, "ioffe_equal")
+    estimate, remark = time_ratio(_plain(targets), _batch_norm(targets))
+    if estimate is None:
+        return missing(f"steps at an equal rate: {remark}")
+    text = "steps to 95 % without over with batch norm at an equal rate: " + show(estimate, "times")
+    return at_least(estimate, 5, f"{text} {remark}".strip(), "at least 5 times fewer steps")
+
+
+def _at_tuned_rates(tuned: pd.DataFrame) -> list[Part]:
+    norm, plain = accuracy(_batch_norm(tuned)), accuracy(_plain(tuned))
+    level, gain = mean_interval(norm), difference(norm, plain)
+    return [at_least(level, 96.5, f"tuned test accuracy with batch norm: {show(level, '%')}",
+                     "at least 96.5 %"),
+            at_least(gain, 0, f"tuned gain: {show(gain, 'pt', sign=True)}",
+                     "no less than without batch norm")]
+
+
+def _drift(results: Results, tuned: pd.DataFrame) -> Part:
+    """The deviation over time of each unit's median, averaged over units."""
+    units = of_trials(results.experiment("ioffe_tuned").units, tuned)
+    if units.empty:
+        return missing("no percentiles of units (measure.units)")
+
+    def drift(rows: pd.DataFrame) -> float:
+        return rows.groupby("unit")["p50"].std().mean()
+
+    estimate = ratio(per_seed(_plain(units), drift), per_seed(_batch_norm(units), drift))
+    return at_least(estimate, 3, f"drift without over with: {show(estimate, 'times')}",
+                    "at least 3 times less drift")
+
+
+def s3(results: Results) -> Verdict:
+    frame = finals(results, "keskar")
+    parts = _keskar(frame) if len(frame) else [missing("no finished trials of 'keskar'")]
+    return judge(
+        CHECK_WORDS, "S3", "Keskar's gap",
+        "The small batch of 256 is better than the large one of 6,000 by 0.05 to 0.5 points, and "
+        "each is within 0.3 points of what was printed (98.03 and 97.81 %).", parts,
+        figure="fig-batch-table", experiment="keskar", unit="pt", flags=flags(frame))
+
+
+def _keskar(frame: pd.DataFrame) -> list[Part]:
+    small = frame[frame["B"] == frame["B"].min()]
+    large = frame[(frame["B"] == frame["B"].max()) & (frame["M"] == frame["B"])]
+    ghost = frame[(frame["B"] == frame["B"].max()) & (frame["M"] < frame["B"])]
+    gap = difference(accuracy(small), accuracy(large))
+    text = f"small minus large batch: {show(gap, 'pt', sign=True)}"
+    parts = [within(gap, 0.05, 0.5, text, "a gap of 0.05 to 0.5 points")]
+    if len(ghost):
+        left = difference(accuracy(small), accuracy(ghost))
+        parts.append(Part(HOLDS, f"with M = {int(ghost['M'].iloc[0])} in the large batch: "
+                                 f"{show(left, 'pt', sign=True)}"))
+    if set(frame["B"]) != set(KESKAR) or (frame["data.limit"] != 0).any():
+        return [Part(OPEN, part.text, part.estimate, "not the published size (B = 256 and 6,000 of "
+                                                     "60,000 images)") for part in parts]
+    for batch, trials in ((256, small), (6000, large)):
+        level = mean_interval(accuracy(trials) - KESKAR[batch])
+        parts.append(within(level, -KESKAR_WITHIN, KESKAR_WITHIN,
+                            f"B = {batch} against print: {show(level, 'pt', sign=True)}",
+                            f"within {KESKAR_WITHIN} points of print"))
+    return parts
+
+
+def s4(results: Results) -> Verdict:
+    frame = finals(results, "hoffer")
+    parts = _hoffer(frame) if len(frame) else [missing("no finished trials of 'hoffer'")]
+    return judge(
+        CHECK_WORDS, "S4", "Hoffer's ladder",
+        "The large batch loses at least 0.4 points, the square-root rule recovers at least 25 % of "
+        "them, and regime adaptation comes within 0.1 points of the small batch.", parts,
+        figure="fig-batch-table", experiment="hoffer", unit="pt",
+        flags=["without the published augmentation: gaps, not levels, compare"] * bool(len(frame))
+        + flags(frame))
+
+
+def _hoffer(frame: pd.DataFrame) -> list[Part]:
+    large = frame[(frame["B"] == frame["B"].max())]
+    short = large[large["train.epochs"] == large["train.epochs"].min()]
+    scaled = short[short["train.lr_rule"] == "sqrt"]
+    small = accuracy(frame[frame["B"] == frame["B"].min()])
+    base = accuracy(short[short["train.lr_rule"] == "none"])
+    rule = accuracy(scaled[scaled["M"] == scaled["B"]])
+    ghost = accuracy(scaled[scaled["M"] < scaled["B"]])
+    adapted = accuracy(large[large["train.epochs"] > large["train.epochs"].min()])
+    gap, gain = difference(small, base), difference(rule, base)
+    # What is recovered beyond a quarter of the gap: an interval of a difference, not of a quotient.
+    beyond = mean_interval((rule - base - 0.25 * (small - base)).dropna())
+    share = gain.value / gap.value if gap.value else math.nan
+    back = difference(adapted, small)
+    parts = [
+        at_least(gap, 0.4, f"small minus large batch: {show(gap, 'pt', sign=True)}",
+                 "a gap of at least 0.4 points"),
+        at_least(beyond, 0, f"the rule recovers {100 * share:.0f} % "
+                 f"({show(beyond, 'pt', sign=True)} beyond a quarter)", "at least 25 % recovered"),
+        at_least(back, -0.1, f"adapted minus small: {show(back, 'pt', sign=True)}",
+                 "at most 0.1 points below the small batch"),
+        Part(HOLDS, "ghost batches at the same rate: "
+                    + show(difference(ghost, rule), "pt", sign=True))]
+    if (int(frame["B"].min()), int(frame["B"].max())) != HOFFER or (frame["data.limit"] != 0).any():
+        return [Part(OPEN, part.text, part.estimate, "not the published size (B = 128 and 4,096 of "
+                                                     "all images)") for part in parts]
+    return parts

@@ -1,0 +1,77 @@
+"""What is picked from the results: diverged, censored and flagged trials."""
+
+import math
+
+import pytest
+
+from report import evidence
+from report.statistics import kaplan_meier_median
+from support.planted import accuracies, experiment, factor
+from support.study_tree import Cell, Trial, tuning
+
+SEEDS = range(1, 6)
+
+
+def two_arms(steps, status="COMPLETE", seeds=(), **options):
+    """Steps to the target without and with batch norm; `seeds` of the first arm have `status` and
+    never got there."""
+    made = []
+    for arm, (kind, to_target) in enumerate(zip(("none", "batch"), steps)):
+        made.append(Cell({"norm.kind": kind}, [
+            Trial(s, finals=accuracies(95, s, arm), steps=4000,
+                  status=status if arm == 0 and s in seeds else "COMPLETE",
+                  targets={0.05: None if arm == 0 and s in seeds
+                           else round(to_target * factor(s, arm))}) for s in SEEDS], **options))
+    return experiment("convergence", made)
+
+
+def arms(study, made):
+    targets = evidence.targets_of(study(made), "convergence")
+    return (targets[targets["arm"] == arm] for arm in ("none", "BN M=B"))
+
+
+def test_a_diverged_trial_gives_no_accuracy_though_it_measured_one(study):
+    frame = evidence.finals(study(two_arms((1000, 500), "DIVERGED", [2])), "convergence")
+    plain = evidence.accuracy(frame[frame["arm"] == "none"])
+    assert list(plain.index) == [1, 3, 4, 5]
+    assert evidence.difference(evidence.accuracy(frame[frame["arm"] == "BN M=B"]), plain).n == 4
+    assert "1 of 5 trials diverged" in evidence.flags(frame)[0]
+
+
+def test_ratio_of_times(study):
+    estimate, remark = evidence.time_ratio(*arms(study, two_arms((1000, 500))))
+    assert estimate.low < 2 < estimate.high and estimate.n == 5 and remark == ""
+
+
+def test_some_censored_trials_bound_the_ratio_from_below(study):
+    estimate, remark = evidence.time_ratio(*arms(study, two_arms((1000, 500), seeds=[1, 4])))
+    assert estimate.high == math.inf and "2 of 5" in remark
+    # Two budgets of 4,000 steps stand for times that are longer.
+    assert estimate.value == pytest.approx(2 * 4 ** (2 / 5), rel=0.05)
+
+
+def test_a_diverged_trial_is_no_early_end(study):
+    plain, norm = arms(study, two_arms((1000, 500), "DIVERGED", [1, 4]))
+    estimate, _ = evidence.time_ratio(plain, norm)
+    assert estimate.n == 3 and 1.9 < estimate.value < 2.1
+    assert evidence.median_steps(plain).value == pytest.approx(1000, rel=0.05)
+    plain, _ = arms(study, two_arms((1000, 500), "DIVERGED", [1, 2, 4]))
+    assert evidence.median_steps(plain).value == math.inf
+
+
+def test_infinite_budgets_are_the_last_to_be_censored():
+    found = kaplan_meier_median([10, 20, 30, math.inf], [1, 1, 1, 0])
+    assert found.value == 20
+
+
+def test_the_fast_arm_must_get_there(study):
+    plain, norm = arms(study, two_arms((1000, 500), seeds=[1]))
+    estimate, remark = evidence.time_ratio(norm, plain)
+    assert estimate is None and "1 of 5" in remark
+
+
+def test_flags_name_edges_and_fallbacks(study):
+    chosen = tuning({0.1: 0.97, 0.2: 0.98}, chosen=0.2, edge="high", fallback=True)
+    frame = evidence.finals(study(two_arms((1000, 500), tuning=chosen)), "convergence")
+    told = evidence.flags(frame)
+    assert "high edge" in told[0] and "no rate reached the target" in told[1] and len(told) == 4
