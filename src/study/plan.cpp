@@ -5,6 +5,7 @@
 #include <set>
 
 #include "base/digest.hpp"
+#include "base/random.hpp"
 #include "train/trainer.hpp"
 
 namespace syncbn {
@@ -32,6 +33,15 @@ std::string reason_to_drop(const Cell& cell, int ranks, DataSets& data) {
     return error.what();
   }
   return "";
+}
+
+// What is measured on consecutive samples, in groups of M or on the first n, is meant to be of
+// random ones, and MNIST's neighbours are alike.
+void shuffle(std::vector<int64_t>& rows, uint64_t index) {
+  const auto order =
+      RandomStream(1, Stream::kProbe, index).permutation(static_cast<int64_t>(rows.size()));
+  const std::vector<int64_t> before = rows;
+  for (size_t i = 0; i < rows.size(); ++i) rows[i] = before[static_cast<size_t>(order[i])];
 }
 
 // Lower is better; what diverged or was not reached is infinite.
@@ -198,7 +208,10 @@ const Dataset& DataSets::of(const Options& options) {
   const std::string name = concat(data.name, " ", data.dir, " ", data.limit, " ", data.validation,
                                   " ", shared.seed.split);
   auto& set = sets_[name];
-  if (!set) set = std::make_unique<Dataset>(load_dataset(runtime_, shared));
+  if (set) return *set;
+  set = std::make_unique<Dataset>(load_dataset(runtime_, shared));
+  uint64_t index = 0;
+  for (Split* split : {&set->train, &set->validation, &set->test}) shuffle(split->rows, index++);
   return *set;
 }
 

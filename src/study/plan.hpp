@@ -36,7 +36,8 @@ struct Dropped {
   std::string experiment, cell, reason;
 };
 
-/// Data sets, one for each that a study's cells name; loaded once and shared by all trials.
+/// Data sets, one for each that a study's cells name; loaded once and shared by all trials, each
+/// split in a random order that is the same for all studies.
 class DataSets {
  public:
   explicit DataSets(Runtime& runtime) : runtime_(runtime) {}
