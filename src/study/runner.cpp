@@ -127,6 +127,8 @@ class Progress {
     last_ = now;
   }
   void clear() { line_.clear(); }
+  /// So many trials run side by side from now on.
+  void set_lanes(int lanes) { lanes_ = lanes; }
 
  private:
   std::string text() const {
@@ -134,12 +136,15 @@ class Progress {
     const double done = t.done_cost - before_;
     const std::string left =
         done > 0 ? format_duration(seconds_since(start_) / done * t.left_cost) + " left" : "";
-    return concat("trials: ", t.done, " done, ", t.left, " running or left  ", left);
+    const int64_t running = std::min<int64_t>(lanes_, t.left);
+    return concat("trials: ", t.done, " done, ", running, " running, ", t.left - running,
+                  " to come  ", left);
   }
 
   int rank_;
   const Queue& queue_;
   double before_;
+  int lanes_ = 1;
   Clock::time_point start_ = Clock::now(), last_ = start_;
   ProgressLine line_;
 };
@@ -168,6 +173,7 @@ class Runner {
     std::set<int, std::greater<>> widths;
     for (size_t c = 0; c < plan_.cells.size(); ++c) widths.insert(queue_.ranks_of(c));
     for (const int ranks : widths) {
+      progress_.set_lanes(runtime_.size() / ranks);
       run_phase(make_phase(ranks));
       // Lanes see the end within a look of one another.
       result_.stopped = runtime_.world()->max_on_host(result_.stopped ? 1 : 0) != 0;
