@@ -39,7 +39,8 @@ def _regimes(targets: pd.DataFrame, arm: str) -> list[Part]:
         return [missing(f"{arm}: {len(sizes)} batch sizes, at least 3 are needed")]
     first = [b for b in sizes if b <= min((s for s in sizes if s >= 8 * sizes[0]),
                                           default=sizes[-1])]
-    last = [b for b in sizes if b >= sizes[-1] / 4]
+    last = [b for b in sizes if b >= max((s for s in sizes if 4 * s <= sizes[-1]),
+                                         default=sizes[0])]
     parts = [_slope(targets, arm, first, -1.2, -0.8, "a slope of −1.0 ± 0.2")]
     tail = _slope(targets, arm, last, -0.3, math.inf, "a slope of at least −0.3")
     if sizes[-1] < WHOLE_SET and tail.outcome != OPEN:

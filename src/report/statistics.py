@@ -131,7 +131,7 @@ def kaplan_meier_median(times: Sequence[float], reached: Sequence[bool]) -> Esti
 
 def line(x: Sequence[float], y: Sequence[float]) -> Line | None:
     """Least squares. None with fewer than two different x; no interval with fewer than three
-    points."""
+    points, or where all y are equal."""
     x, y = np.asarray(x, dtype=float), np.asarray(y, dtype=float)
     kept = np.isfinite(x) & np.isfinite(y)
     x, y = x[kept], y[kept]
@@ -139,7 +139,7 @@ def line(x: Sequence[float], y: Sequence[float]) -> Line | None:
         return None
     fit = stats.linregress(x, y)
     r2 = 1.0 if np.ptp(y) == 0 else float(fit.rvalue**2)
-    if len(x) < 3:
+    if len(x) < 3 or np.ptp(y) == 0:
         return Line(Estimate(float(fit.slope), None, None, len(x)), float(fit.intercept), r2)
     half = stats.t.ppf((1 + LEVEL) / 2, len(x) - 2) * fit.stderr
     slope = Estimate(float(fit.slope), float(fit.slope - half), float(fit.slope + half), len(x),

@@ -102,6 +102,8 @@ def test_power_law():
 def test_lines_of_few_points():
     assert st.line([1, 1, 1], [1, 2, 3]) is None
     assert st.line([1], [1]) is None
+    flat = st.line([1, 2, 3], [5, 5, 5])
+    assert flat.slope.value == 0 and ends(flat.slope) == (None, None)
     two = st.line([1, 2, 3], [1, 3, math.nan])
     assert two.slope.value == 2 and ends(two.slope) == (None, None)
 
