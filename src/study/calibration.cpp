@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <vector>
 
 #include "train/trainer.hpp"
 
@@ -9,7 +10,7 @@ namespace syncbn {
 namespace {
 
 constexpr double kSeconds = 0.3;  // of each measurement
-constexpr int64_t kMostSteps = 200;
+constexpr size_t kMostSteps = 200;
 
 double seconds_per_step(const CommPtr& alone, at::Device device, const Options& options,
                         const Dataset& data) {
@@ -24,13 +25,15 @@ double seconds_per_step(const CommPtr& alone, at::Device device, const Options& 
     return std::chrono::duration<double>(Clock::now() - start).count();
   };
   // The first step makes what later ones use; if it is long, that does not matter.
-  double seconds = step(0);
-  if (seconds > kSeconds) return seconds;
-  seconds = 0;
-  for (int64_t k = 1;; ++k) {
-    seconds += step(k);
-    if (seconds > kSeconds || k == kMostSteps) return seconds / static_cast<double>(k);
+  const double first = step(0);
+  if (first > kSeconds) return first;
+  std::vector<double> seconds;  // their median: other programs may take the core at times
+  for (double all = 0; all < kSeconds && seconds.size() < kMostSteps; all += seconds.back()) {
+    seconds.push_back(step(static_cast<int64_t>(seconds.size()) + 1));
   }
+  std::nth_element(seconds.begin(), seconds.begin() + static_cast<int64_t>(seconds.size() / 2),
+                   seconds.end());
+  return seconds[seconds.size() / 2];
 }
 
 }  // namespace
