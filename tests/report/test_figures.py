@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from report import figures, tables
-from report.figures import conditions, noise, scaling
+from report.figures import conditions, drawing, noise, scaling
 from report.results import load
 from support import whole_study
 from support.study_tree import Cell, Experiment, Trial, write_study
@@ -27,6 +27,12 @@ def series(plot, name):
     found = [t for t in plot.data if t.name == name and t.showlegend is not False]
     assert len(found) == 1, [t.name for t in plot.data]
     return list(found[0].x), list(found[0].y)
+
+
+@pytest.mark.parametrize("low, high", [(6.5, 8.4), (1, 1.01), (30, 110), (5, 60), (0.01, 50)])
+def test_a_logarithmic_axis_has_ticks_within_its_data(low, high):
+    ticks = drawing.axis_layout(drawing.Axis("MiB", log=10), [low, high])["tickvals"]
+    assert 2 <= sum(low <= tick * (1 + 1e-9) and tick <= high * (1 + 1e-9) for tick in ticks) <= 8
 
 
 def test_every_figure_is_made_of_a_study_that_has_all(results):

@@ -92,7 +92,13 @@ def axis_layout(axis: Axis, values: Iterable[float] = ()) -> dict:
 
 
 def _ticks(low: float, high: float, base: int) -> list[float]:
-    """Powers of the base around [low, high], thinned to at most eight; 1, 2, 5 in short ranges."""
+    """Powers of the base around [low, high], thinned to at most eight; 1, 2, 5 in short ranges, even
+    steps in the shortest."""
+    if base == 10 and low < high < 4 * low:
+        unit = 10.0 ** math.floor(math.log10((high - low) / 3))
+        step = next(unit * digit for digit in (1, 2, 5, 10) if (high - low) / (unit * digit) <= 5)
+        return [step * i for i in range(math.floor(low / step), math.ceil(high / step) + 1)
+                if i > 0]
     first, last = math.floor(math.log(low, base) + 0.01), math.ceil(math.log(high, base) - 0.01)
     if base == 10 and math.log10(high / low) < 2:
         return [digit * 10.0**power for power in range(first, last + 1) for digit in (1, 2, 5)]
