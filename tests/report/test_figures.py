@@ -68,6 +68,18 @@ def test_a_median_that_was_not_reached_is_no_point_and_seeds_stay(results):
     assert list(censored.y) == [2 * int(1.3 * (60 + 60_000 / 2048))] * 2, "drawn at the budget"
 
 
+def test_keys_that_move_with_the_batch_size_split_no_line(tmp_path):
+    sizes = {"16": "2", "64": "3", "256": "6"}
+    cells = [Cell({"train.batch": batch, "train.epochs": epochs},
+                  [Trial(1, targets={0.05: 3200 // int(batch)})],
+                  whole_study.tuning({0.1: 0.9}, 0.1)) for batch, epochs in sizes.items()]
+    axes = [{"keys": ["train.batch", "train.epochs"], "values": [list(p) for p in sizes.items()]}]
+    results = study(tmp_path, Experiment("steps", cells, axes=axes, tune_lr=[0.1]))
+    [(heading, plot)] = scaling.steps_plots(scaling.targets_frame(results))
+    assert heading == "steps · validation error ≤ 5 %"
+    assert series(plot, "BN M=B") == ([16, 64, 256], [200, 50, 12])
+
+
 def test_what_never_happened_is_not_drawn(tmp_path):
     """No seed reaches the target, no rate diverges; and one rate for all batches is no comparison."""
     def cells(key, targets, tuned):

@@ -12,11 +12,12 @@ TRIAL = ["id", "experiment", "facet", "cell", "arm", "B", "M", "lr", "edge", "se
 
 def finals(results: Results, *x_keys: str, stage: str = "final") -> pd.DataFrame:
     """Trials with a column `facet`: the values of those axes of their experiment that are neither
-    x nor the norm. Trials of one facet differ by x, arm and seed alone."""
+    x, nor paired with it, nor the norm. Trials of one facet differ by x, arm and seed alone."""
     trials = results.trials[results.trials["stage"] == stage]
-    shown = {*x_keys, *NORM}
-    facets = [describe({key: value for key, value in settings.items() if key not in shown})
-              for settings in trials["settings"]]
+    shown = {name: {*NORM, *x_keys}.union(*(results.axis_of(name, key) for key in x_keys))
+             for name in trials["experiment"].unique()}
+    facets = [describe({key: value for key, value in settings.items() if key not in shown[name]})
+              for name, settings in zip(trials["experiment"], trials["settings"])]
     return trials.assign(facet=facets).astype({"facet": str})
 
 
@@ -40,13 +41,9 @@ def varying(frame: pd.DataFrame, column: str, fewest: int) -> pd.DataFrame:
 
 def along(results: Results, key: str, fewest: int) -> pd.DataFrame:
     """Final trials of experiments that have this key as an axis, alone or paired with others."""
-    parts = []
-    for name in results.experiments:
-        paired = results.axis_of(name, key)
-        if paired:
-            parts.append(finals(results.experiment(name), *paired))
-    trials = pd.concat(parts) if parts else finals(results).iloc[:0]
-    return varying(trials, key, fewest)
+    trials = finals(results, key)
+    moved = [name for name in results.experiments if results.axis_of(name, key)]
+    return varying(trials[trials["experiment"].isin(moved)], key, fewest)
 
 
 def medians(frame: pd.DataFrame, group: str = "arm") -> pd.DataFrame:
