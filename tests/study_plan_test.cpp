@@ -121,6 +121,11 @@ TEST(StudyFile, TheCommandLineReplacesLines) {
   EXPECT_EQ(product[0].options.study.seeds, "9");
   EXPECT_EQ(cells_of(experiments[1])[0].options.train.train.epochs, 1);
   EXPECT_EQ(cells(kStudy, {{"train.batch", "8 .. 32 by *2"}}).size(), 6U) << "an axis of its own";
+  expect_error(
+      [] {
+        study(kStudy, {{"norm.batch", "32"}});
+      },
+      ExitCode::kConfig, {"test.ini: line 12", "norm.kind & norm.batch", "together"});
 }
 
 TEST(StudyFile, NamesOfCellsAreNamesOfFolders) {
@@ -155,6 +160,9 @@ TEST(StudyFile, RefusesWithTheLine) {
   expect_refused("[experiment a/b]\n", bad, {"line 1", "letters"});
   expect_refused(experiment + "train.epochs = 1\n" + experiment, bad, {"line 3", "second"});
   expect_refused(experiment + "study.seeds = 1 | 1\n", bad, {"study.seeds", "different"});
+  expect_refused(experiment + "tune.lr = 0.1 | 0.10\n", bad, {"tune.lr", "different"});
+  expect_refused(experiment + "tune.lr = 0.1\ntune.seeds = 3 .. 4\n", bad,
+                 {"tune.seeds", "other seeds", "1 .. 3"});
   expect_refused(experiment + "study.stop = never\n", bad, {"study.stop", "'never'", "plateau"});
   expect_refused(experiment + "measure.targets = 3\n", bad, {"measure.targets", "(0, 1)"});
   expect_refused(experiment + "measure.noise_scale = 1\n", bad, {"measure.noise_scale", "2 batch"});

@@ -319,6 +319,28 @@ void expect_refused(const Job& job, const Settings& settings,
   expect_error([&] { job.with(settings).trainer(); }, ExitCode::kUsage, parts);
 }
 
+TEST(Trainer, WithAndWithoutNormTheLinearLayersBeginAlike) {
+  const Job job = job_with();
+  const auto linears = [&](const Settings& settings) {
+    Trainer trainer = job.with(settings).trainer();
+    std::vector<at::Tensor> found;
+    for (const auto& [name, value] : trainer.replica().state_dict()) {
+      if (value.dim() == 2) found.push_back(value.clone());
+    }
+    return found;
+  };
+  const auto expected = linears({{"norm.kind", "none"}});
+  ASSERT_EQ(expected.size(), 3U);
+  for (const Settings& settings :
+       {Settings{{"norm.batch", "global"}}, Settings{{"norm.kind", "layer"}},
+        Settings{{"norm.kind", "none"}, {"model.dropout", "0.5"}}}) {
+    const auto found = linears(settings);
+    ASSERT_EQ(found.size(), 3U);
+    for (size_t i = 0; i < 3; ++i) EXPECT_TRUE(at::equal(found[i], expected[i])) << i;
+  }
+  EXPECT_FALSE(at::equal(linears({{"run.seed", "2"}})[1], expected[1]));
+}
+
 TEST(Trainer, RefusesABatchThatDoesNotSuitTheData) {
   const Job job = job_with();
   const std::string ranks = std::to_string(world()->size());

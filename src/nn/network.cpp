@@ -40,18 +40,18 @@ Network::Network(const ModelOptions& model, const NormOptions& norm, const Netwo
                  const NetworkSeeds& seeds)
     : shape_(shape) {
   int64_t features = shape.inputs;
+  uint64_t depth = 0;  // Linear layers so far: with and without norm they begin alike
   const auto add_linear = [&](int64_t out) {
-    const auto index = static_cast<uint64_t>(layers_.size());
     add(std::make_unique<Linear>(features, out,
-                                 initial_linear(features, out, model, seeds.init, index)));
+                                 initial_linear(features, out, model, seeds.init, depth)));
     features = out;
+    ++depth;
   };
   for (const int64_t hidden : parse_sizes("model.hidden", model.hidden)) {
     add_linear(hidden);
     add_norm_and_activation(model, norm, hidden);
     if (model.dropout > 0) {
-      const auto index = static_cast<uint64_t>(layers_.size());
-      add(std::make_unique<Dropout>(hidden, model.dropout, seeds.dropout, index));
+      add(std::make_unique<Dropout>(hidden, model.dropout, seeds.dropout, depth));
     }
   }
   add_linear(shape.classes);

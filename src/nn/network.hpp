@@ -32,7 +32,8 @@ struct NetworkSeeds {
 
 class Network {
  public:
-  /// Initial weights are a pure function of the options and seeds.init.
+  /// Initial weights are a pure function of the options and seeds.init; the k-th Linear begins with
+  /// the same ones whatever norm and dropout lie between.
   Network(const ModelOptions& model, const NormOptions& norm, const NetworkShape& shape,
           const NetworkSeeds& seeds);
 

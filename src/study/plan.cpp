@@ -99,9 +99,9 @@ size_t best_rate(const std::vector<std::vector<const Outcome*>>& by_rate,
   return best;
 }
 
-double four_digits(double value) {
-  const double unit = std::pow(10, std::floor(std::log10(value)) - 3);
-  return std::stod(concat(std::round(value / unit) * unit));
+// The rate that a grid's ratio leads to.
+double beyond(double edge, double neighbour) {
+  return std::stod(four_digits(edge * edge / neighbour));
 }
 
 // The trials of a cell's tuning: the grid, and what is tried beyond an end that turns out best.
@@ -123,10 +123,10 @@ class Tuner {
       if (!all_finished()) return known;
       choose();
       if (tuning_.edge == "low" && low++ < study_.extend) {
-        rates_.insert(rates_.begin(), four_digits(rates_[0] * rates_[0] / rates_[1]));
+        rates_.insert(rates_.begin(), beyond(rates_[0], rates_[1]));
       } else if (tuning_.edge == "high" && high++ < study_.extend) {
         const size_t n = rates_.size();
-        rates_.push_back(four_digits(rates_[n - 1] * rates_[n - 1] / rates_[n - 2]));
+        rates_.push_back(beyond(rates_[n - 1], rates_[n - 2]));
       } else {
         known.tuning = tuning_;
         return known;

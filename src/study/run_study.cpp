@@ -6,6 +6,7 @@
 #include <iomanip>
 #include <nlohmann/json.hpp>
 
+#include "base/digest.hpp"
 #include "base/log.hpp"
 #include "comm/arithmetic.hpp"
 #include "study/calibration.hpp"
@@ -17,7 +18,7 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-// Trials of a cell that are known before any has run.
+// Trials of a cell that are sure to come: those that tune, and the final ones.
 int64_t planned_trials(const TrialOptions& options) {
   const auto count = [](const auto& list) { return static_cast<int64_t>(list.size()); };
   const StudyOptions& study = options.study;
@@ -76,7 +77,8 @@ Json study_json(Runtime& runtime, const Plan& plan, const DataSets& data, const 
           {"arithmetic", arithmetic()},
           {"versions", Json::parse(versions_json())},
           {"data", sets},
-          {"fingerprint", plan.fingerprint()},
+          // Results of other data or another kind of device do not belong together.
+          {"fingerprint", sha256({plan.fingerprint(), sets.dump(), device.substr(0, 4)})},
           {"experiments", experiments}};
 }
 
@@ -95,7 +97,10 @@ std::string describe(const Plan& plan, DataSets& data, int ranks,
     for (const Cell& cell : plan.cells) {
       if (cell.experiment != experiment.name) continue;
       const auto of_trial = static_cast<int>(cell.options.study.ranks);
-      const auto n = planned_trials(cell.options);
+      const StudyOptions& study = cell.options.study;
+      const bool near = study.neighbours && !study.lr.empty();
+      const auto finals = static_cast<int64_t>(parse_integers("study.seeds", study.seeds).size());
+      const int64_t n = planned_trials(cell.options) + (near ? 2 * finals : 0);  // at most
       const Work work =
           work_of(cell.options.train, cell.options.study, data.of(cell.options.train), of_trial);
       ++cells;
@@ -191,12 +196,13 @@ void run_study(Runtime& runtime, const CommandLine& line, const std::string& tex
   const RunnerResult result =
       run_trials(runtime, comm, placement.device, plan, data, folder, watchdog);
   const double seconds = unix_time() - start_s;
-  at::Tensor ran = at::full({1}, result.ran, at::kLong);
-  runtime.world()->all_reduce(ran);
+  at::Tensor sums = at::tensor({static_cast<double>(result.ran), result.busy_s}, at::kDouble);
+  runtime.world()->all_reduce(sums);
   agree(*runtime.world(), [&] {
     if (runtime.rank() != 0) return;
-    const double busy = folder.write_ledger(start_s) / (seconds * runtime.size());
-    summarise(folder, result, ran.item<int64_t>(), busy);
+    folder.write_ledger();
+    summarise(folder, result, static_cast<int64_t>(sums[0].item<double>()),
+              sums[1].item<double>() / (seconds * runtime.size()));
   });
   if (result.stopped) {
     throw UsageError(concat("stopped on request with trials left; the same command goes on with ",

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <chrono>
+#include <condition_variable>
+#include <mutex>
 #include <set>
 #include <thread>
 
@@ -149,6 +151,34 @@ class Progress {
   ProgressLine line_;
 };
 
+// While it lives, its rank counts as alive: it waits for others, whose own watchdogs watch them.
+class Heartbeat {
+ public:
+  explicit Heartbeat(Watchdog& watchdog)
+      : thread_([this, &watchdog] {
+          std::unique_lock lock(mutex_);
+          while (!wake_.wait_for(lock, kMostWait, [this] { return over_; })) {
+            watchdog.beat("waiting for other lanes", 0);
+          }
+        }) {}
+  ~Heartbeat() {
+    {
+      const std::lock_guard lock(mutex_);
+      over_ = true;
+    }
+    wake_.notify_all();
+    thread_.join();
+  }
+  Heartbeat(const Heartbeat&) = delete;
+  Heartbeat& operator=(const Heartbeat&) = delete;
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  bool over_ = false;
+  std::thread thread_;  // last: it uses the others
+};
+
 // The ranks of one width's phase.
 struct Phase {
   int ranks = 1;
@@ -175,11 +205,13 @@ class Runner {
     for (const int ranks : widths) {
       progress_.set_lanes(runtime_.size() / ranks);
       run_phase(make_phase(ranks));
-      // Lanes see the end within a look of one another.
+      // Lanes see the end within a look of one another; on a request to stop, each after its step.
+      const Heartbeat heart(watchdog_);
       result_.stopped = runtime_.world()->max_on_host(result_.stopped ? 1 : 0) != 0;
       if (result_.stopped) break;
     }
     progress_.clear();
+    for (const int ranks : widths) look_and_see(ranks);
     const Queue::Tally t = queue_.tally();
     result_.done = t.done;
     result_.diverged = t.diverged;
@@ -277,10 +309,11 @@ class Runner {
     const bool first = phase.lane.host->rank() == 0;
     const Options options = plan_.options_of(trial);
     const StudyOptions& study = plan_.cells[trial.cell].options.study;
+    const double started = unix_time();
     nlohmann::ordered_json head = {{"status", "INCOMPLETE"},  {"stage", name_of(trial.stage)},
                                    {"seed", trial.seed},      {"ranks", phase.ranks},
                                    {"host", runtime_.host()}, {"first_rank", runtime_.rank()},
-                                   {"started", unix_time()}};
+                                   {"started", started}};
     if (first) folder_.write_metadata(trial, head);
     TrialResult result;
     try {
@@ -303,6 +336,7 @@ class Runner {
     folder_.write_metadata(trial, head);
     queue_.look(trial);
     ++result_.ran;
+    result_.busy_s += phase.ranks * (head.at("finished").get<double>() - started);
   }
 
   Runtime& runtime_;

@@ -18,6 +18,7 @@ struct RunnerResult {
   bool stopped = false;            ///< on request, with trials left
   int64_t done = 0, diverged = 0;  ///< of all, by this job or before
   int64_t ran = 0;                 ///< by this rank's lane, counted by its first rank
+  double busy_s = 0;               ///< rank-seconds that these took
 };
 
 /// Collective over the world. Runs all trials of `plan` that are not finished. `comm`: all ranks,

@@ -173,7 +173,12 @@ std::vector<Experiment> parse_study(const CommandLine& line, const std::string& 
   }
   for (Experiment& experiment : experiments) experiment.base = base;
   for (const IniSetting& setting : settings) {
-    if (!is_experiment(setting.section) || given(setting.key)) continue;
+    if (!is_experiment(setting.section)) continue;
+    if (given(setting.key)) {
+      if (setting.key.find('&') == std::string::npos) continue;
+      refuse_line(setting.where, concat("the command line sets one of ", setting.key,
+                                        ", which move together; change the file instead"));
+    }
     apply(*named(setting.section), setting.key, setting.value, setting.where);
   }
   if (experiments.empty()) {

@@ -4,6 +4,7 @@
 #include <chrono>
 #include <filesystem>
 #include <nlohmann/json.hpp>
+#include <thread>
 
 #include "base/log.hpp"
 
@@ -43,6 +44,10 @@ bool is_finished(const Json& metadata) {
 Outcome outcome_from(const Json& metadata) {
   Outcome outcome;
   outcome.diverged = metadata.at("status") == "DIVERGED";
+  for (const char* needed : {"started", "finished", "ranks", "first_rank"}) {
+    (void)metadata.at(needed).get<double>();  // for the ledger
+  }
+  (void)metadata.at("host").get<std::string>();
   const auto number = [&](const char* key) {
     const Json& value = metadata.at("final").at(key);
     return value.is_number() ? value.get<double>() : NAN;
@@ -87,6 +92,39 @@ Json optional_json(const std::optional<double>& value) {
               ExitCode::kCannotCreate);
 }
 
+// Nothing but what a job leaves that was killed while it began.
+bool is_fresh(const std::string& path) {
+  const auto entries = fs::directory_iterator(path);
+  return std::all_of(begin(entries), end(entries), [](const fs::directory_entry& entry) {
+    const std::string name = entry.path().filename();
+    return name == ".lock" || name.find(".tmp-") != std::string::npos;
+  });
+}
+
+bool holds_text(const std::string& path, const std::string& text) {
+  std::error_code ignored;
+  if (!fs::is_regular_file(path, ignored)) return false;
+  const FileBytes bytes =
+      read_regular_file(path, "study file", kLargestMetadata, ExitCode::kInputDamaged);
+  return text.size() == bytes.size &&
+         std::equal(text.begin(), text.end(), reinterpret_cast<const char*>(bytes.data.get()));
+}
+
+// Waits for whoever holds it, but not for long: it is held for a moment.
+std::unique_ptr<FileLock> lock(const std::string& path) {
+  constexpr auto kPause = std::chrono::milliseconds(20);
+  constexpr int kTries = 1000;
+  for (int i = 0; i < kTries; ++i) {
+    try {
+      if (auto taken = FileLock::take(path)) return taken;
+    } catch (const Error& error) {
+      refuse(path, error.what());
+    }
+    std::this_thread::sleep_for(kPause);
+  }
+  refuse(path, "another job has held it for 20 s");
+}
+
 }  // namespace
 
 double unix_time() {
@@ -99,18 +137,22 @@ void StudyFolder::create(const std::string& study_ini, const Json& study_json) {
   fs::create_directories(path_, failed);
   if (failed) refuse(path_, failed.message());
   if (!fs::is_directory(path_)) refuse(path_, "it is not a folder");
+  const auto alone = lock(path_ + "/.lock");  // two jobs may begin at once
   const Json before = read_json(path_ + "/study.json");
-  if (before.is_null() && !fs::is_empty(path_)) refuse(path_, "it holds other files");
-  if (before.is_object() && before.value("fingerprint", "") != study_json.at("fingerprint")) {
-    refuse(path_, "it holds a study of other cells or options");
+  const bool known = before.is_object() && before.contains("fingerprint");
+  if (!known && !is_fresh(path_) && !holds_text(path_ + "/study.ini", study_ini)) {
+    refuse(path_, "it holds other files");
   }
-  if (before.is_null()) write_file(path_ + "/study.json", text_of(study_json));
+  if (known && before.at("fingerprint") != study_json.at("fingerprint")) {
+    refuse(path_, "it holds a study of other cells, options or data, or of another device");
+  }
+  if (!known) write_file(path_ + "/study.json", text_of(study_json));
   write_file(path_ + "/study.ini", study_ini);
   for (const Cell& cell : plan_.cells) {
     const std::string folder = path_ + "/" + cell.folder();
     fs::create_directories(folder, failed);
     if (failed) refuse(path_, concat(cell.folder(), ": ", failed.message()));
-    if (!fs::exists(folder + "/cell.json")) {
+    if (read_json(folder + "/cell.json").is_null()) {
       write_file(folder + "/cell.json", text_of(cell_json(cell)));
     }
   }
@@ -174,38 +216,30 @@ void StudyFolder::write_tuning(size_t cell, const Tuning& tuning) {
   if (read_json(path) != json) write_file(path, text_of(json));
 }
 
-double StudyFolder::write_ledger(double start_s) {
+void StudyFolder::write_ledger() {
   struct Line {
-    double start, end;
+    double start;
     std::string text;
-    double rank_seconds;
   };
   std::vector<Line> lines;
   for (size_t c = 0; c < plan_.cells.size(); ++c) {
     const auto known = trials_of(plan_, c, [&](const Trial& trial) { return outcome(trial); });
     const auto add = [&](const Trial& trial) {
+      if (outcome(trial) == nullptr) return;
       const Json m = read_json(folder(trial) + "/metadata.json");
-      if (!is_finished(m)) return;
-      const double start = m.at("started"), end = m.at("finished"), ranks = m.at("ranks");
-      lines.push_back({start, end,
+      lines.push_back({m.at("started"),
                        concat('"', plan_.folder_of(trial), "\",", name_of(trial.stage), ",",
                               m.at("status").get<std::string>(), ",", m.at("ranks").dump(), ",",
                               m.at("first_rank").dump(), ",", m.at("host").get<std::string>(), ",",
-                              m.at("started").dump(), ",", m.at("finished").dump(), "\n"),
-                       ranks * (end - start)});
+                              m.at("started").dump(), ",", m.at("finished").dump(), "\n")});
     };
     std::for_each(known.trials.begin(), known.trials.end(), add);
   }
   std::sort(lines.begin(), lines.end(),
             [](const Line& a, const Line& b) { return a.start < b.start; });
   std::string csv = "trial,stage,status,ranks,first_rank,host,start_s,end_s\n";
-  double busy = 0;
-  for (const Line& line : lines) {
-    csv += line.text;
-    if (line.start >= start_s) busy += line.rank_seconds;
-  }
+  for (const Line& line : lines) csv += line.text;
   write_file(path_ + "/ledger.csv", csv);
-  return busy;
 }
 
 }  // namespace syncbn

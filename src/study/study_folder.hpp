@@ -26,8 +26,9 @@ class StudyFolder {
 
   const std::string& path() const { return path_; }
 
-  /// Makes the folder with study.ini, study.json and every cell.json. Another study in its place,
-  /// or another version of this one, is refused: Error(kCannotCreate).
+  /// Makes the folder with study.ini, study.json and every cell.json, where they are not there or
+  /// damaged. A study of another fingerprint in its place, or other files, are refused:
+  /// Error(kCannotCreate).
   void create(const std::string& study_ini, const nlohmann::ordered_json& study_json);
 
   /// What a finished trial found; null if it is not finished. Remembered once found.
@@ -41,9 +42,8 @@ class StudyFolder {
   /// A table of a trial, named "measurements.csv".
   void write_table(const Trial& trial, const std::string& name, const std::string& csv);
   void write_tuning(size_t cell, const Tuning& tuning);
-  /// ledger.csv from the metadata of all finished trials; returns the rank-seconds that they took
-  /// since `start_s` (Unix time).
-  double write_ledger(double start_s);
+  /// ledger.csv from the metadata of all finished trials.
+  void write_ledger();
 
  private:
   std::string folder(const Trial& trial) const { return path_ + "/" + plan_.folder_of(trial); }

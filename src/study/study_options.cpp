@@ -26,14 +26,6 @@ double number(const std::string& key, const std::string& text, const std::string
   return value;
 }
 
-std::string four_digits(double value) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.4g", value);
-  double rounded = 0;
-  SYNCBN_CHECK(read_value(std::string(text), rounded) == nullptr, text);
-  return write_value(rounded);
-}
-
 // A .. B [by S | by *F]
 std::vector<std::string> parse_range(const std::string& key, const std::string& text) {
   const size_t dots = text.find("..");
@@ -60,6 +52,16 @@ std::vector<std::string> parse_range(const std::string& key, const std::string& 
     values.push_back(whole ? std::to_string(std::llround(value)) : four_digits(value));
   }
   return values;
+}
+
+// Rates that are chosen by the trials which they are then judged by look better than they are.
+void check_apart(const StudyOptions& study) {
+  const auto final = parse_integers("study.seeds", study.seeds);
+  for (const int64_t seed : parse_integers("tune.seeds", study.tune_seeds)) {
+    if (std::find(final.begin(), final.end(), seed) == final.end()) continue;
+    refuse("tune.seeds", concat("other seeds than those of study.seeds (", study.seeds, ")"),
+           study.tune_seeds);
+  }
 }
 
 void one_of(const std::string& key, const std::string& value,
@@ -106,6 +108,14 @@ std::string TrialOptions::get(const std::string& key) const {
   return value ? *value : get_option(train, key);
 }
 
+std::string four_digits(double value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.4g", value);
+  double rounded = 0;
+  SYNCBN_CHECK(read_value(std::string(text), rounded) == nullptr, text);
+  return write_value(rounded);
+}
+
 std::vector<std::string> parse_list(const std::string& key, const std::string& text) {
   std::vector<std::string> values;
   for (const std::string& part : split(text, '|')) {
@@ -147,9 +157,12 @@ void validate(const StudyOptions& study) {
       refuse(key, "one or more different whole numbers from 0 on", text);
     }
   }
-  for (const double lr : parse_numbers("tune.lr", study.lr)) {
-    if (lr <= 0) refuse("tune.lr", "learning rates above 0", study.lr);
+  const auto rates = parse_numbers("tune.lr", study.lr);
+  const std::set<double> distinct_rates(rates.begin(), rates.end());
+  if (distinct_rates.size() != rates.size() || (!rates.empty() && *distinct_rates.begin() <= 0)) {
+    refuse("tune.lr", "different learning rates above 0", study.lr);
   }
+  if (!rates.empty()) check_apart(study);
   const auto targets = parse_numbers("measure.targets", study.targets);
   for (const double target : targets) {
     if (target <= 0 || target >= 1) refuse("measure.targets", "errors in (0, 1)", study.targets);

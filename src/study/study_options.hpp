@@ -98,6 +98,9 @@ std::vector<std::string> parse_list(const std::string& key, const std::string& t
 std::vector<double> parse_numbers(const std::string& key, const std::string& text);
 std::vector<int64_t> parse_integers(const std::string& key, const std::string& text);
 
+/// A number in 4 significant digits.
+std::string four_digits(double value);
+
 /// Checks every value of `study`. Throws UsageError: key, value, expected.
 void validate(const StudyOptions& study);
 

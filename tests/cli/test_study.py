@@ -67,15 +67,6 @@ def test_a_trial_has_the_same_result_on_any_ranks(whole):
             assert found[cells[0]] == found[cells[1]]
 
 
-def test_arms_at_one_seed_begin_alike(whole):
-    """Paired arms: the same order of samples, so that the first batch's samples are the same."""
-    losses = {}
-    for name, (_, tables) in ((key, value) for key, value in study.results(whole).items()
-                              if key.startswith("ranks/") and "study.ranks=1" in key):
-        losses[name] = tables["measurements.csv"][0]["samples"]
-    assert len(set(losses.values())) == 1
-
-
 def test_a_second_run_repeats_nothing(whole):
     before = {path: path.stat().st_mtime_ns for path in whole.rglob("metadata.json")}
     result = study.run(whole.parent / "small.ini", whole, ranks=3)
@@ -219,5 +210,5 @@ def test_refuses_the_folder_of_another_study(whole, tmp_path, ranks):
     before = study.trials(whole)
     result = study.run(other, whole, ranks=ranks)
     assert result.code == (78 if ranks is None else 73), result.stderr
-    assert ("mpirun -n 2" if ranks is None else "other cells or options") in result.stderr
+    assert ("mpirun -n 2" if ranks is None else "other cells, options or data") in result.stderr
     assert study.trials(whole) == before
