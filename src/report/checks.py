@@ -2,6 +2,7 @@
 reads the experiments that it names, and is undecided without them."""
 
 from report import checks_norm, checks_published, checks_scaling
+from report.evidence import decided
 from report.results import Results
 from report.verdicts import Verdict
 
@@ -11,4 +12,4 @@ CHECKS = (checks_published.s1, checks_published.s3, checks_published.s4, checks_
 
 
 def all_checks(results: Results) -> list[Verdict]:
-    return [check(results) for check in CHECKS]
+    return [decided(check, results) for check in CHECKS]

@@ -6,7 +6,8 @@ import math
 import numpy as np
 import pandas as pd
 
-from report.evidence import accuracy, difference, finals, flags, median_steps, of_trials, targets_of
+from report.evidence import (accuracy, by_seed, difference, finals, flags, median_steps, of_trials,
+                             quotient, refuse_unknown_axes, targets_of)
 from report.results import Results
 from report.statistics import Estimate, Hyperbola, hyperbola, mean_interval, power_law
 from report.verdicts import (CHECK_WORDS, FAILS, HOLDS, OPEN, Part, Verdict, at_least, judge,
@@ -43,7 +44,7 @@ def _regimes(targets: pd.DataFrame, arm: str) -> list[Part]:
                                          default=sizes[0])]
     parts = [_slope(targets, arm, first, -1.2, -0.8, "a slope of −1.0 ± 0.2")]
     tail = _slope(targets, arm, last, -0.3, math.inf, "a slope of at least −0.3")
-    if sizes[-1] < WHOLE_SET and tail.outcome != OPEN:
+    if sizes[-1] < WHOLE_SET and tail.estimate is not None:
         tail = Part(OPEN, tail.text, tail.estimate,
                     f"the largest B is {sizes[-1]:,}, short of the whole training set")
     parts.append(tail)
@@ -52,6 +53,9 @@ def _regimes(targets: pd.DataFrame, arm: str) -> list[Part]:
         return [*parts, missing(f"{arm}: no hyperbola fits")]
     text = (f"{arm}: hyperbola with R² {fit.r2:.3f}, critical batch "
             f"{show(fit.critical_batch)}")
+    beyond = [f"{b:,}" for b, median in _medians(targets).items() if math.isinf(median)]
+    if beyond:
+        text += f", without B = {' and '.join(beyond)}, whose median is censored"
     good = fit.r2 >= 0.9
     return [*parts, Part(HOLDS if good else FAILS, text, None,
                          "" if good else f"the hyperbola's R² is {fit.r2:.2f}")]
@@ -65,7 +69,9 @@ def _slope(targets: pd.DataFrame, arm: str, sizes: list[int], low: float, high: 
     if censored:
         return missing(f"{name}: trials at B = {', '.join(map(str, censored))} never reached the "
                        "target")
-    fit = power_law(rows["B"], rows["steps"])
+    # A B's tuned rate is common to its seeds, so what is independent are the batch sizes.
+    means = {b: geometric(by_seed(of_b, "steps")).value for b, of_b in rows.groupby("B")}
+    fit = power_law(list(means), list(means.values()))
     if fit is None:
         return missing(f"{name}: one batch size")
     return within(fit.slope, low, high, f"{name}: slope {show(fit.slope)}", what)
@@ -73,8 +79,17 @@ def _slope(targets: pd.DataFrame, arm: str, sizes: list[int], low: float, high: 
 
 def fitted_hyperbola(targets: pd.DataFrame) -> Hyperbola | None:
     """To the Kaplan–Meier medians of one arm, so that censored trials count."""
-    medians = {b: median_steps(rows).value for b, rows in targets.groupby("B")}
+    medians = _medians(targets)
     return hyperbola(list(medians), list(medians.values()))
+
+
+def _medians(targets: pd.DataFrame) -> dict[int, float]:
+    """By batch size; infinite where more than half are censored."""
+    found = {}
+    for b, rows in targets.groupby("B"):
+        refuse_unknown_axes(rows)
+        found[int(b)] = median_steps(rows).value
+    return found
 
 
 def noise_scales(results: Results, arm: str) -> pd.DataFrame:
@@ -84,8 +99,9 @@ def noise_scales(results: Results, arm: str) -> pd.DataFrame:
     its noise makes the trial's numbers NaN."""
     trials = finals(results, "noise_scale")
     rows = of_trials(results.experiment("noise_scale").noise_scale, trials)
-    found = []
-    for (_, seed), run in rows[rows["arm"] == arm].groupby(["id", "seed"]):
+    rows, found = rows[rows["arm"] == arm], []
+    refuse_unknown_axes(rows)
+    for (_, seed), run in rows.groupby(["id", "seed"]):
         run = run.sort_values("step")
         quarter = np.arange(len(run)) * QUARTERS // len(run)
         mean = run[["noise", "gradient_norm2"]].groupby(quarter).mean()
@@ -125,10 +141,8 @@ def _against_critical(results: Results, average: Estimate) -> Part:
     fit = fitted_hyperbola(targets[targets["arm"] == "none"]) if len(targets) else None
     if fit is None:
         return missing("no critical batch: 'steps_to_target' without batch norm is not there")
-    critical = fit.critical_batch
-    quotient = Estimate(critical.value / average.value, critical.low / average.value,
-                        critical.high / average.value, critical.n)
-    return within(quotient, 1 / 5, 5, f"critical batch over noise scale: {show(quotient, 'times')}",
+    times = quotient(fit.critical_batch, average)
+    return within(times, 1 / 5, 5, f"critical batch over noise scale: {show(times, 'times')}",
                   "agreement within a factor of 5")
 
 

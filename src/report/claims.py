@@ -2,6 +2,7 @@
 rates are tuned for each cell, numbers are of the test set, arms are paired by seed."""
 
 from report import claims_batch, claims_norm
+from report.evidence import decided
 from report.results import Results
 from report.verdicts import Verdict
 
@@ -13,4 +14,4 @@ CLAIMS = (claims_norm.steps, claims_norm.seconds, claims_norm.learning_rates,
 
 
 def all_claims(results: Results) -> list[Verdict]:
-    return [claim(results) for claim in CLAIMS]
+    return [decided(claim, results) for claim in CLAIMS]

@@ -127,7 +127,10 @@ def _gap(frame: pd.DataFrame) -> pd.Series:
 
 def _dropout_gain(frame: pd.DataFrame) -> pd.Series:
     """Mean over all rates of dropout, none of them picked, against no dropout."""
-    return accuracy(frame[frame["model.dropout"] > 0]) - accuracy(_plain_dropout(frame))
+    with_dropout = frame[frame["model.dropout"] > 0]
+    rates = [accuracy(trials) for _, trials in with_dropout.groupby("model.dropout")]
+    mean = pd.concat(rates, axis=1).mean(axis=1) if rates else accuracy(with_dropout)
+    return mean - accuracy(_plain_dropout(frame))
 
 
 def deep_nets(results: Results) -> Verdict:

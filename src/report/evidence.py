@@ -1,14 +1,17 @@
 """Picks the numbers behind a verdict out of the results: final trials, paired by seed."""
 
+import dataclasses
 import math
+import re
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 
 from report.results import Results
-from report.statistics import Estimate, bootstrap_interval, kaplan_meier_median, mean_interval
-from report.verdicts import Part, more_than, show
+from report.statistics import (FEWEST_ALIKE, ROUNDING, Estimate, bootstrap_interval,
+                               kaplan_meier_median, mean_interval)
+from report.verdicts import Part, Verdict, more_than, show
 
 TEST = "final_test_running_accuracy"
 STEADY = 1.25  # quotient of quartiles of a cell's step times up to which times are compared
@@ -16,15 +19,46 @@ LONGEST_CELL = 80  # characters of a cell's name in a flag
 POINTS = 100.0  # accuracies are fractions, effects percentage points
 
 
+class UnknownAxis(ValueError):
+    """Trials differ by more than the verdict that reads them knows of."""
+
+
+def decided(verdict_of: Callable[[Results], Verdict], results: Results) -> Verdict:
+    """The verdict; undecided where an experiment is not what it expects, as a study is free to
+    name its experiments."""
+    try:
+        return verdict_of(results)
+    except UnknownAxis as error:
+        reason = str(error)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        reason = (f"the experiment is not as this expects: {type(error).__name__}, "
+                  f"{' '.join(str(error).split())}")
+    without_data = verdict_of(results.experiment(""))
+    return dataclasses.replace(without_data, reason=reason)
+
+
+def refuse_unknown_axes(frame: pd.DataFrame) -> None:
+    """Throws UnknownAxis where a seed has several trials: their mean would be of a mixture."""
+    if frame.empty or (frame.groupby("seed")["id"].nunique() <= 1).all():
+        return
+    cells = [dict(re.findall(r"([a-z]+\.\w+)=(.*?)(?=,[a-z]+\.\w+=|$)", cell))
+             for cell in frame["cell"].unique()]
+    keys = sorted({key for cell in cells for key in cell})
+    varied = [key for key in keys if len({cell.get(key) for cell in cells}) > 1]
+    raise UnknownAxis(f"the experiment varies also by {', '.join(varied)}" if varied else
+                      "a seed has several trials of one arm")
+
+
 def finals(results: Results, experiment: str) -> pd.DataFrame:
     return results.experiment(experiment).finals
 
 
 def by_seed(frame: pd.DataFrame, column: str, scale: float = 1.0) -> pd.Series:
-    """One number per seed. Diverged trials are left out, whatever they measured before (`flags`
-    names them)."""
+    """One number per seed: its trial's, or the mean over that trial's rows. Diverged trials are
+    left out, whatever they measured before (`flags` names them). Throws UnknownAxis."""
     if column not in frame or frame.empty:
         return pd.Series(dtype=float)
+    refuse_unknown_axes(frame)
     values = pd.to_numeric(frame[column], errors="coerce") * scale
     if "status" in frame:
         values = values.where(frame["status"] != "DIVERGED")
@@ -64,7 +98,10 @@ def time_ratio(slow: pd.DataFrame, fast: pd.DataFrame, column: str = "steps",
                ) -> tuple[Estimate | None, str]:
     """How many times as much `column` of targets the slow arm needs, and a remark. Where it is
     censored in all or some pairs, its budget stands for it and the ratio is at least what is
-    given, so its interval has no upper end. None where the fast arm is censored: nothing pairs."""
+    given, so its interval has no upper end. None where the fast arm is censored: nothing pairs.
+    Throws UnknownAxis."""
+    refuse_unknown_axes(slow)
+    refuse_unknown_axes(fast)
     slow, fast = slow.set_index("seed"), fast.set_index("seed")
     seeds = slow.index.intersection(fast.index)
     slow, fast = slow.loc[seeds], fast.loc[seeds]
@@ -80,15 +117,29 @@ def time_ratio(slow: pd.DataFrame, fast: pd.DataFrame, column: str = "steps",
     estimate = ratio(reached, fast[column])
     if not censored:
         return estimate, ""
-    low = estimate.low if estimate.low is not None else _shared_bound(reached, fast[column])
+    if estimate.n == 0:
+        return None, f"all {len(seeds)} of the slower arm's trials diverged, which bounds no ratio"
+    if estimate.low is None and not _all_alike(slow, reached / fast[column]):
+        return estimate, f"at least: {censored} of {len(seeds)} are censored"
+    low = estimate.value if estimate.low is None else estimate.low
     return (Estimate(estimate.value, low, math.inf, estimate.n),
             f"at least: {censored} of {len(seeds)} are censored")
 
 
-def _shared_bound(slow: pd.Series, fast: pd.Series) -> float | None:
-    """All ratios are equal, as when all are censored at one budget: that is a bound if seeds are
-    several."""
-    return float((slow / fast).min()) if len(slow) > 1 else None
+def _all_alike(slow: pd.DataFrame, ratios: pd.Series) -> bool:
+    """Whether enough pairs are censored at one ratio: half of such pairs are then above it."""
+    return bool(len(ratios) >= FEWEST_ALIKE and not slow["reached"].any()
+                and np.isfinite(ratios).all() and np.ptp(ratios) <= ROUNDING * ratios.max())
+
+
+def quotient(above: Estimate, below: Estimate) -> Estimate:
+    """above / below, both positive. Its interval takes the ends that are furthest apart, so it
+    covers at least what it states."""
+    value, n = above.value / below.value, min(above.n, below.n)
+    if above.low is None or below.low is None:
+        return Estimate(value, None, None, n)
+    return Estimate(value, above.low / below.high if below.high < math.inf else 0.0,
+                    above.high / below.low if below.low > 0 else math.inf, n)
 
 
 def median_steps(targets: pd.DataFrame) -> Estimate:
@@ -127,7 +178,8 @@ def flags(frame: pd.DataFrame) -> list[str]:
             found.append(f"no rate reached the target, chosen by accuracy: {cell}")
         diverged = int((trials["status"] == "DIVERGED").sum())
         if diverged:
-            found.append(f"{diverged} of {len(trials)} trials diverged and are left out: {cell}")
+            found.append(f"{diverged} of {len(trials)} trials diverged: without accuracy, and "
+                         f"no target counts as reached: {cell}")
     return found
 
 
@@ -153,6 +205,7 @@ def depth(frame: pd.DataFrame) -> pd.Series:
 
 
 def per_seed(frame: pd.DataFrame, function: Callable[[pd.DataFrame], float]) -> pd.Series:
-    """function of each seed's rows."""
+    """function of each seed's rows, which are one trial's. Throws UnknownAxis."""
+    refuse_unknown_axes(frame)
     return pd.Series({seed: function(rows) for seed, rows in frame.groupby("seed")}, dtype=float)
 

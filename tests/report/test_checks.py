@@ -141,6 +141,15 @@ def test_s5(study, values, verdict, reason):
     judged(checks_norm.s5, study, m_sweep(**values), verdict, reason)
 
 
+def test_s5_layer_norm_that_hardly_varies_is_flat(study):
+    made = m_sweep(seeds=[1, 2, 3])
+    for cell in made[0].cells[-2:]:
+        for trial in cell.trials:
+            off = 0.0003 if cell is made[0].cells[-1] and trial.seed == 1 else 0.0
+            trial.finals["test_running_accuracy"] = 0.97 + off
+    judged(checks_norm.s5, study, made, "pass")
+
+
 @pytest.mark.parametrize("gap, verdict, reason", [
     ({}, "pass", ""), ({32: 0.5}, "fail", "at M = 32"),
     ({2: 0.02, 4: 0.5, 32: 0.7, 128: 3}, "fail", "shrinks"),
@@ -211,7 +220,7 @@ def steps_to_target(minimum=60, samples=60_000, top=65_536, censored=(), power=N
     made = []
     for kind in ("none", "batch"):
         for arm, b in enumerate(2 ** i for i in range(4, top.bit_length())):
-            steps = minimum + samples / b if power is None else 5000 * (b / 16) ** power
+            steps = minimum + samples / b if power is None else 5e6 * (b / 16) ** power
             trials = [Trial(s, steps=9000, targets={0.05: None if b in censored and s < 4 else
                                                     round(steps * factor(s, arm) ** 0.3)})
                       for s in SEEDS]
@@ -225,6 +234,21 @@ def steps_to_target(minimum=60, samples=60_000, top=65_536, censored=(), power=N
     ({"censored": (16,)}, "undecided", "never reached"), ({"top": 32}, "undecided", "at least 3")])
 def test_s9(study, values, verdict, reason):
     judged(checks_scaling.s9, study, steps_to_target(**values), verdict, reason)
+
+
+def test_s9_counts_batch_sizes_and_not_their_seeds(study):
+    made = steps_to_target()
+    for i, cell in enumerate(made[0].cells):  # a rate too low at every other B is all seeds' error
+        for trial in cell.trials:
+            trial.targets[0.05] = round(trial.targets[0.05] * (1.15 if i % 2 else 1))
+    found = judged(checks_scaling.s9, study, made, "undecided", "n = 4 neither shows nor excludes")
+    assert found.n == 4
+
+
+def test_s9_names_the_batch_sizes_whose_median_is_censored(study):
+    found = checks_scaling.s9(study(*steps_to_target(censored=(16, 64))))
+    assert "without B = 16 and 64, whose median is censored" in found.effect
+    assert "whose median" not in checks_scaling.s9(study(*steps_to_target())).effect
 
 
 def noise_scale(average=900.0, growth=20.0, negative=False):
@@ -247,6 +271,17 @@ def test_s10(study, values, verdict, reason):
 def test_s10_holds_the_critical_batch_against_it(study):
     judged(checks_scaling.s10, study, noise_scale() + steps_to_target(minimum=5), "fail",
            "factor of 5")
+
+
+def test_s10_takes_both_intervals_into_account(study):
+    made = noise_scale(average=700.0, growth=20.0)
+    for trial, own in zip(made[0].cells[0].trials, (0.1, 0.4, 1, 2.5, 10)):
+        for row in trial.tables["noise_scale"]:
+            row["noise"] *= own
+    found = checks_scaling.s10(study(*made, *steps_to_target()))
+    scale = checks_scaling.geometric(checks_scaling.noise_scales(study(*made), "none")["average"])
+    assert scale.high / scale.low > 25, "so no quotient can be within 1/5 and 5"
+    assert "factor of 5" in found.reason and found.verdict == "undecided"
 
 
 def test_s10_without_s9(study):
@@ -335,3 +370,29 @@ def test_two_seeds_give_wide_intervals_not_verdicts(study):
     made[0].cells[1] = dataclasses.replace(made[0].cells[1], trials=[
         Trial(1, finals=accuracies(96.9, 1, 0)), Trial(2, finals=accuracies(95.5, 2, 0))])
     judged(checks_norm.s5, study, made, "undecided", "n = 2")
+
+
+def by_unknown_axis(made):
+    """The same experiment twice over, by an axis that no verdict reads."""
+    for each in made:
+        each.cells = [dataclasses.replace(cell, settings={**cell.settings, "train.gamma": gamma})
+                      for cell in each.cells for gamma in ("0.1", "0.5")]
+    return made
+
+
+@pytest.mark.parametrize("made", [ioffe, keskar, hoffer, m_sweep, steps_to_target, noise_scale,
+                                  lambda: rules((0, 0, 2)), deep])
+def test_an_axis_that_a_check_does_not_know_leaves_it_undecided(study, made):
+    before = {v.id for v in checks.all_checks(study(*made())) if v.n}
+    after = {v.id: v for v in checks.all_checks(study(*by_unknown_axis(made())))}
+    assert before
+    for check in before:
+        assert after[check].verdict == "undecided" and after[check].claim
+        assert "varies also by train.gamma" in after[check].reason, after[check]
+
+
+def test_an_experiment_that_is_not_as_expected_leaves_a_check_undecided(study):
+    made = ema()
+    made[0].options["train.milestones"] = "half"
+    found = {v.id: v for v in checks.all_checks(study(*made))}["S7"]
+    assert found.verdict == "undecided" and "ValueError" in found.reason

@@ -1,10 +1,11 @@
 """What is picked from the results: diverged, censored and flagged trials."""
 
+import dataclasses
 import math
 
 import pytest
 
-from report import evidence
+from report import claims_norm, evidence
 from report.statistics import kaplan_meier_median
 from support.planted import accuracies, experiment, factor
 from support.study_tree import Cell, Trial, tuning
@@ -57,6 +58,38 @@ def test_a_diverged_trial_is_no_early_end(study):
     assert evidence.median_steps(plain).value == pytest.approx(1000, rel=0.05)
     plain, _ = arms(study, two_arms((1000, 500), "DIVERGED", [1, 2, 4]))
     assert evidence.median_steps(plain).value == math.inf
+
+
+@pytest.mark.parametrize("seeds, diverged, low", [
+    (6, 0, 8), (5, 0, None), (6, 1, None), (6, 5, None), (6, 6, None)])
+def test_ratios_that_are_all_the_same_bound_nothing_unless_they_are_enough(
+        study, seeds, diverged, low):
+    """Of trials censored at one budget; a trial that diverged has none."""
+    def cell(kind, to_target):
+        return Cell({"norm.kind": kind}, [
+            Trial(s, steps=4000, targets={0.05: to_target},
+                  status="DIVERGED" if s <= diverged and to_target is None else "COMPLETE")
+            for s in range(1, seeds + 1)])
+    made = experiment("convergence", [cell("none", None), cell("batch", 500)])
+    estimate, remark = evidence.time_ratio(*arms(study, made))
+    if diverged == seeds:
+        assert estimate is None and "diverged" in remark
+    else:
+        assert (estimate.low, estimate.n, estimate.value) == (low, seeds - diverged, 8)
+    verdict = claims_norm.steps(study(made))
+    assert verdict.verdict == ("supported" if low else "undecided")
+    assert bool(verdict.reason) == (low is None)
+
+
+def test_a_mixture_of_cells_is_no_arm(study):
+    made = two_arms((1000, 500))
+    made.cells = [dataclasses.replace(cell, settings={**cell.settings, "model.hidden": hidden})
+                  for cell in made.cells for hidden in ("128", "128,128")]
+    plain, norm = arms(study, made)
+    with pytest.raises(evidence.UnknownAxis, match="also by model.hidden$"):
+        evidence.time_ratio(plain, norm)
+    with pytest.raises(evidence.UnknownAxis, match="also by model.hidden$"):
+        evidence.accuracy(evidence.finals(study(made), "convergence").query("arm == 'none'"))
 
 
 def test_infinite_budgets_are_the_last_to_be_censored():
