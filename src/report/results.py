@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from report import shapes
+
 FORMAT = 1  # of study.json
 FINISHED = ("COMPLETE", "DIVERGED")
 
@@ -43,16 +45,24 @@ TABLES = {
     "units": ["step", "unit", "p15", "p50", "p85"],
 }
 TEXT = {column: str for column in ("name", "type", "trial", "stage", "status", "host")}
-OF_THE_STUDY = ("study.json", "ledger.csv")  # files at the top of the tree
+# Files that a study writes anew by themselves; any other is of a trial and is lost with it.
+ALONE = ("study.json", "ledger.csv", "cell.json", "tuning.json")
 
 
 class ReportError(Exception):
     """One sentence for the user: which folder or file, what is wrong, what to do. `code` is the
-    program's exit code: 65 for damaged data, 66 for data that are not there."""
+    program's exit code: 65 for damaged data, 66 for data that are not there, 73
+    for output that cannot be written."""
 
     def __init__(self, sentence: str, code: int = 65):
         super().__init__(sentence)
         self.code = code
+
+
+def unwritable(path: Path, error: OSError) -> ReportError:
+    return ReportError(f"'{path}' cannot be written ({error.strerror}: '{error.filename}'): it must "
+                       "be a folder, or free for one, on a disk with room that you may write to.",
+                       73)
 
 
 @dataclass(frozen=True)
@@ -147,11 +157,12 @@ def _read_study(folder: Path) -> dict:
     if not (folder / "study.json").is_file():
         raise ReportError(f"'{folder}' holds no study.json, so it is no study's folder: name one "
                           "that syncbn-study has written, such as runs/study-smoke.", 66)
-    study = _read_json(folder / "study.json", ["name", "experiments"])
-    if study.get("format") != FORMAT:
-        raise ReportError(f"'{folder / 'study.json'}' has format {study.get('format')}, and this "
+    study = _read_json(folder / "study.json", {"format": object})
+    if study["format"] != FORMAT:
+        raise ReportError(f"'{folder / 'study.json'}' has format {study['format']}, and this "
                           f"report reads format {FORMAT}: use the report of the version that wrote "
                           "it, or run the study again.")
+    _check(folder / "study.json", study, shapes.STUDY)
     return {**study, "folder": str(folder)}
 
 
@@ -170,16 +181,16 @@ def _read_cell(study: dict, experiment: dict, planned: dict, rows: dict, tables:
     folder = Path(study["folder"]) / experiment["name"] / planned["cell"]
     settings = {}
     if (folder / "cell.json").is_file():
-        settings = _read_json(folder / "cell.json", ["settings"])["settings"]
+        settings = _read_json(folder / "cell.json", shapes.CELL)["settings"]
     tuning = None
     if (folder / "tuning.json").is_file():
-        tuning = _read_json(folder / "tuning.json", ["chosen", "curve"])
+        tuning = _read_json(folder / "tuning.json", shapes.TUNING)
     trials = [trial for path in sorted(folder.glob("*/metadata.json"))
               if (trial := _read_trial(path, where, settings, tuning, rows, tables))]
     rows["trials"].extend(trials)
     if tuning and trials:
         rows["tuning"].extend(_tuning_rows(tuning, where, trials[0]))
-    found = sum(not _is_extension(trial, experiment) for trial in trials)
+    found = sum(_is_planned(trial, experiment) for trial in trials)
     if found < planned["trials"]:
         rows["missing"].append({**where, "planned": planned["trials"], "found": found})
 
@@ -187,12 +198,10 @@ def _read_cell(study: dict, experiment: dict, planned: dict, rows: dict, tables:
 def _read_trial(path: Path, where: dict, settings: dict, tuning: dict | None, rows: dict,
                 tables: dict) -> dict | None:
     """The row of a trial, or None if it has not come to its end."""
-    metadata = _read_json(path, ["status"])
+    metadata = _read_json(path, {"status": str})
     if metadata["status"] not in FINISHED:
         return None
-    for key in ("stage", "seed", "lr", "batch", "norm_batch", "steps", "options"):
-        if key not in metadata:
-            raise _damaged(path, f"it has no '{key}'")
+    _check(path, metadata, shapes.TRIAL)
     trial = {
         **where, "trial": path.parent.name, "settings": settings,
         "id": f"{where['experiment']}/{where['cell']}/{path.parent.name}",
@@ -236,10 +245,10 @@ def _tuning_rows(tuning: dict, where: dict, trial: dict) -> list[dict]:
             for point in tuning["curve"]]
 
 
-def _is_extension(trial: dict, experiment: dict) -> bool:
-    """Whether a tuning trial lies beyond the planned grid."""
-    planned = (experiment.get("tune") or {}).get("lr", [])
-    return trial["stage"] == "tune" and trial["lr"] not in planned
+def _is_planned(trial: dict, experiment: dict) -> bool:
+    """Neither the chosen rate's neighbours nor tuning beyond the grid count as planned."""
+    grid = (experiment.get("tune") or {}).get("lr", [])
+    return trial["stage"] == "final" or (trial["stage"] == "tune" and trial["lr"] in grid)
 
 
 def _read_table(folder: Path, name: str) -> pd.DataFrame | None:
@@ -248,22 +257,23 @@ def _read_table(folder: Path, name: str) -> pd.DataFrame | None:
 
 
 def _damaged(path: Path, why: str) -> ReportError:
-    lost = path if path.name in OF_THE_STUDY else path.parent
+    lost = path if path.name in ALONE else path.parent
     return ReportError(f"'{path}' cannot be read, since {why}: remove '{lost}' and run the study "
                        "again, which makes anew what is not there.")
 
 
-def _read_json(path: Path, keys: list[str]) -> dict:
+def _read_json(path: Path, shape: dict) -> dict:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise _damaged(path, f"it is damaged ({error})") from error
-    if not isinstance(value, dict):
-        raise _damaged(path, "it holds no JSON object")
-    for key in keys:
-        if key not in value:
-            raise _damaged(path, f"it has no '{key}'")
+    _check(path, value, shape)
     return value
+
+
+def _check(path: Path, value: object, shape: dict) -> None:
+    if wrong := shapes.misfit(value, shape):
+        raise _damaged(path, wrong)
 
 
 def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:

@@ -9,7 +9,9 @@ import numpy as np
 import pandas as pd
 
 from report import published
-from report.figures import conditions, noise, selection
+from report.checks_scaling import noise_scales
+from report.evidence import UnknownAxis, finals
+from report.figures import conditions, selection
 from report.results import Results
 
 AT_EDGE = "†"  # a learning rate at the grid's edge
@@ -94,13 +96,16 @@ def published_table(results: Results) -> Table | None:
     rows = [[row.source, row.what, row.printed, row.mark, spread(100 * values, unit=" %"),
              rates(trials), str(len(values))]
             for row, values, trials in published.beside_ours(results)]
-    scales = noise.noise_scale_frame(results)
-    scales = scales[scales["arm"] == "none"]
-    if len(scales):
-        averages = scales.groupby("id")["noise_scale"].mean()
-        trials = scales.drop_duplicates("id")
-        rows.append([*published.NOISE_SCALE, spread(averages, ",.0f"), rates(trials),
-                     str(len(averages))])
+    try:
+        averages = noise_scales(results, "none")["average"]
+    except UnknownAxis:  # S10 says so
+        averages = pd.Series(dtype=float)
+    if len(averages):
+        trials = finals(results, "noise_scale")
+        # One lost trial leaves no mean, as in S10.
+        shown = averages if averages.notna().all() else averages[:0]
+        rows.append([*published.NOISE_SCALE, spread(shown, ",.0f"),
+                     rates(trials[trials["arm"] == "none"]), str(len(averages))])
     columns = ["source", "what", "printed", "how known", "ours", "learning rate", "seeds"]
     return Table("Printed numbers and ours, mean ± standard deviation over seeds", columns, rows,
                  "Training data, augmentation and stopping differ between sources; differences "

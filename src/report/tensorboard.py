@@ -15,9 +15,9 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from report.results import ReportError, load
+from report.results import ReportError, load, unwritable
 
-OWN = "tensorboard"  # the folder that this program writes, and empties first
+OWN = "tensorboard"  # the folder that this program writes, and empties of event files first
 # Columns that say where on a curve a row is.
 POSITION = ("id", "step", "epoch", "samples", "seconds")
 
@@ -30,14 +30,29 @@ def convert(folder: Path) -> tuple[Path, int]:
     out, runs = folder / OWN, 0
     runs_of = _trials(folder) if (folder / "study.json").is_file() else _trainings(folder)
     for name, rows, started in runs_of:
-        if runs == 0:
-            shutil.rmtree(out, ignore_errors=True)
-        _write_run(out / name, rows, started)
+        try:
+            if runs == 0:
+                _clear(out)
+            _write_run(out / name, rows, started)
+        except OSError as error:
+            raise unwritable(out, error) from error
         runs += 1
     if runs == 0:
         raise ReportError(f"'{folder}' holds neither a study with a finished trial nor a "
                           "metrics.csv: wait for the first result, or name another folder.", 66)
     return out, runs
+
+
+def _clear(out: Path) -> None:
+    """Removes the event files of an earlier call. Throws ReportError if there is more."""
+    if not out.exists() and not out.is_symlink():
+        return
+    other = [path for path in (out, *out.rglob("*")) if path.is_symlink() or not (
+        path.is_dir() or path.name.startswith("events.out.tfevents."))]
+    if other:
+        raise ReportError(f"'{other[0]}' is no event file, and '{out}' is emptied of earlier ones: "
+                          "move what is yours elsewhere.", 73)
+    shutil.rmtree(out)
 
 
 def _trials(folder: Path) -> Iterator[tuple[str, pd.DataFrame, float]]:
@@ -96,6 +111,10 @@ def _unix_time(started: object) -> float:
 
 
 def main() -> int:
+    if len(sys.argv) != 2:
+        print("tensorboard: one folder must be named; usage: python -m report.tensorboard FOLDER",
+              file=sys.stderr)
+        return 64
     try:
         out, runs = convert(Path(sys.argv[1]))
     except ReportError as error:
