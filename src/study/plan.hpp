@@ -85,7 +85,7 @@ struct Tuning {
   std::vector<Rate> curve;  ///< in rising order
   double chosen = 0;
   std::string edge = "none";  ///< none | low | high: the chosen rate is the last on that side
-  bool fallback = false;      ///< no rate reached the target: chosen by val_accuracy
+  bool fallback = false;      ///< no rate has a median: chosen by val_accuracy
 };
 
 /// The trials of a cell as far as finished ones tell: first those that tune, then (`tuning` set)

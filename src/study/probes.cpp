@@ -47,7 +47,8 @@ std::vector<Range> groups_of_batch(const Trainer& trainer) {
   return groups;
 }
 
-// Of the population cut into groups of m, in a random order: the stored one has neighbours alike.
+// Of the population cut into groups of m, in a random order: in the stored one neighbours may be
+// alike.
 StatisticsNoise noise_of_groups(const at::Tensor& dealt, const UnitMoments& moments, int64_t m) {
   NoiseMeter meter(moments);
   for (int64_t first = 0; m > 0 && first + m <= dealt.size(0); first += m) {

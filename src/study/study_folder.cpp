@@ -180,11 +180,11 @@ std::unique_ptr<FileLock> StudyFolder::claim(const Trial& trial) {
   const std::string at = folder(trial);
   std::error_code failed;
   fs::create_directories(at, failed);
-  if (failed) refuse(path_, failed.message());
+  if (failed) refuse(path_, concat("'", at, "' is not to be made: ", failed.message()));
   try {
     return FileLock::take(at + "/.lock");
   } catch (const Error& error) {
-    refuse(path_, concat("a trial cannot be locked: ", error.what()));
+    refuse(path_, concat("'", at, "' cannot be locked: ", error.what()));
   }
 }
 
