@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from report.evidence import (TEST, accuracy, by_seed, compare, depth, difference, finals, flags,
-                             of_trials, per_seed, quotient, ratio, settings)
+                             of_trials, per_seed, quotient, ratio, refuse_unknown_axes, settings)
 from report.results import Results
 from report.statistics import Estimate, half_divergence, holm, line, mean_interval, power_law
 from report.verdicts import (CHECK_WORDS, FAILS, HOLDS, OPEN, Part, Verdict, at_least, judge,
@@ -309,7 +309,9 @@ def s13(results: Results) -> Verdict:
 
 
 def tolerance(frame: pd.DataFrame, layers: int, bound: float = 5) -> Part:
-    """The quotient of the two rates at which half diverge."""
+    """The quotient of the two rates at which half diverge. Throws UnknownAxis."""
+    for _, trials in frame.groupby(["arm", "train.lr"]):
+        refuse_unknown_axes(trials)
     at = {arm: half_divergence(trials["train.lr"], trials["status"] == "DIVERGED")
           for arm, trials in frame.groupby("arm")}
     norm, plain = at.get("BN M=B"), at.get("none")

@@ -9,17 +9,16 @@ NUMBER = (int, float)
 OR_NONE = (int, float, type(None))
 
 STUDY = {
-    "name": str, "title?": str, "hosts?": [str], "ranks?": int, "versions?": dict,
-    "data?": dict,
+    "name": str, "title?": str, "hosts?": [str], "ranks?": int, "versions?": {}, "data?": {},
     "experiments": [{
         "name": str, "axes": [{"keys": [str]}], "cells": [{"cell": str, "trials": int}],
         "tune?": (dict, type(None)), "dropped?": [{"cell": str, "reason": str}]}]}
-CELL = {"settings": dict}
+CELL = {"settings": {}}
 TUNING = {"chosen": OR_NONE, "edge?": str, "fallback?": bool,
           "curve": [{"lr": NUMBER, "values": [OR_NONE], "median": OR_NONE, "diverged": int}]}
 TRIAL = {
     "stage": str, "seed": int, "lr": NUMBER, "batch": int, "norm_batch": int, "steps": int,
-    "options": dict, "seconds?": NUMBER, "cost?": dict,
+    "options": {}, "seconds?": NUMBER, "cost?": {},
     "targets?": [{"error": NUMBER, "steps": OR_NONE, "samples?": OR_NONE, "epochs?": OR_NONE,
                   "seconds?": OR_NONE}]}
 
@@ -28,7 +27,7 @@ def misfit(value: object, shape: object, name: str = "it") -> str:
     """What is wrong with a value, in words; "" if nothing is."""
     if isinstance(shape, dict):
         if not isinstance(value, dict):
-            return f"{name} holds no JSON object"
+            return f"{name} is no JSON object"
         for key, of_key in shape.items():
             key, optional = key.removesuffix("?"), key.endswith("?")
             if key not in value and not optional:

@@ -381,7 +381,7 @@ def by_unknown_axis(made):
 
 
 @pytest.mark.parametrize("made", [ioffe, keskar, hoffer, m_sweep, steps_to_target, noise_scale,
-                                  lambda: rules((0, 0, 2)), deep])
+                                  lambda: rules((0, 0, 2)), deep, lr_tolerance])
 def test_an_axis_that_a_check_does_not_know_leaves_it_undecided(study, made):
     before = {v.id for v in checks.all_checks(study(*made())) if v.n}
     after = {v.id: v for v in checks.all_checks(study(*by_unknown_axis(made())))}

@@ -106,6 +106,14 @@ def test_extensions_do_not_hide_a_missing_trial(tmp_path):
     assert only(missing, planned=5)["found"] == 4
 
 
+def test_neighbours_do_not_hide_a_missing_final(tmp_path):
+    experiment = two_arms()
+    experiment.cells[0].trials[1:2] = [Trial(1, "near", lr=0.1), Trial(2, "near", lr=0.1)]
+    experiment.cells[0].planned = 4
+    missing = load([write_study(tmp_path / "study", [experiment])]).missing
+    assert only(missing, planned=4)["found"] == 3
+
+
 def test_a_study_without_a_trial_has_empty_frames(tmp_path):
     folder = write_study(tmp_path / "study", [Experiment("one", [Cell({}, [], planned=3)])])
     results = load([folder])
@@ -144,15 +152,20 @@ def test_a_folder_that_is_no_study_is_refused(tmp_path):
     assert "holds no study.json" in sentence and code == 66
 
 
-TRIAL = "m_sweep/norm.kind=batch,norm.batch=32/final-seed1"
+CELL = "m_sweep/norm.kind=batch,norm.batch=32"
+TRIAL = f"{CELL}/final-seed1"
 
 
 @pytest.mark.parametrize("file, content, found", [
     ("study.json", '{"format": 2, "name": "x", "experiments": []}', "has format 2"),
     ("study.json", '{"format": 1, "na', "study.json' cannot be read"),
-    ("study.json", "[]", "it holds no JSON object"),
+    ("study.json", "[]", "it is no JSON object"),
     (f"{TRIAL}/metadata.json", "", "it is damaged"),
     (f"{TRIAL}/metadata.json", '{"status": "COMPLETE"}', "it has no 'stage'"),
+    ("study.json", '{"format": 1, "name": "x", "experiments": 5}', "'experiments' is no list"),
+    ("study.json", '{"format": 1, "name": "x", "experiments": [{"name": "y"}]}', "no 'axes'"),
+    (f"{CELL}/cell.json", '{"settings": 5}', "'settings' is no JSON object"),
+    (f"{CELL}/tuning.json", '{"chosen": 0.1, "curve": [{}]}', "'curve' has no 'lr'"),
     (f"{TRIAL}/measurements.csv", None, "it is not there"),
     (f"{TRIAL}/measurements.csv", "", "it is damaged"),
     (f"{TRIAL}/measurements.csv", "step,epoch\n1,2\n", "it has no column 'samples'"),
@@ -167,3 +180,23 @@ def test_damage_is_one_sentence(study, file, content, found):
         (study / file).write_bytes(content if isinstance(content, bytes) else content.encode())
     sentence, code = refusal(study)
     assert found in sentence and str(study / file) in sentence and code == 65
+
+
+@pytest.mark.parametrize("key, value, found", [
+    ("cost", None, "'cost' is no JSON object"), ("targets", [{}], "'targets' has no 'error'"),
+    ("targets", [{"error": 0.03, "steps": "many"}], "'steps' holds 'many'"),
+    ("options", [], "'options' is no JSON object"), ("seed", None, "'seed' holds null")])
+def test_a_damaged_value_of_a_trial_is_one_sentence(study, key, value, found):
+    path = study / TRIAL / "metadata.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    sentence, _ = refusal(study)
+    assert found in sentence and str(path) in sentence
+
+
+@pytest.mark.parametrize("file, lost", [
+    ("study.json", "study.json"), (f"{CELL}/cell.json", f"{CELL}/cell.json"),
+    (f"{CELL}/tuning.json", f"{CELL}/tuning.json"), (f"{TRIAL}/metadata.json", TRIAL),
+    (f"{TRIAL}/units.csv", TRIAL)])
+def test_no_more_is_to_be_removed_than_is_damaged(study, file, lost):
+    (study / file).write_text("{")
+    assert f"remove '{study / lost}' and" in refusal(study)[0]

@@ -53,6 +53,18 @@ def test_what_is_wrong_is_one_sentence(script, tmp_path):
     assert_refused(run(script, tmp_path, SYNCBN_VENV=tmp_path), 69, "launch/setup.sh")
 
 
+@pytest.mark.parametrize("module", ["report", "report.tensorboard"])
+def test_a_program_without_arguments_says_how_it_is_used(module):
+    result = subprocess.run([sys.executable, "-m", module], capture_output=True, text=True,
+                            timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
+    assert_refused(result, 64, "usage: python -m " + module)
+
+
+def test_a_page_that_cannot_be_written_is_one_sentence(study):
+    (study / "report").write_text("mine")
+    assert_refused(run("report.sh", study), 73, f"'{study / 'report'}' cannot be written")
+
+
 def test_a_port_must_be_a_number(tmp_path):
     assert_refused(run("tensorboard.sh", tmp_path, "--port", "http"), 64, "--port", "'http'")
     assert_refused(run("tensorboard.sh", tmp_path, "--port"), 64, "--port")

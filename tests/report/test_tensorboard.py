@@ -54,6 +54,22 @@ def test_it_is_written_anew_each_time(study):
     assert len(list((folder / "one" / "norm.batch=32" / "final-seed1").iterdir())) == 1
 
 
+@pytest.mark.parametrize("path", ["notes.txt", "one/norm.batch=32/final-seed1/notes.txt"])
+def test_what_is_not_its_own_is_not_deleted(study, path):
+    convert(study)
+    (study / "tensorboard" / path).write_text("mine")
+    with pytest.raises(ReportError, match="notes.txt' is no event file") as caught:
+        convert(study)
+    assert caught.value.code == 73
+    assert (study / "tensorboard" / path).read_text() == "mine"
+
+
+def test_a_file_in_the_place_of_its_folder_is_one_sentence(study):
+    (study / "tensorboard").write_text("mine")
+    with pytest.raises(ReportError, match="tensorboard' is no event file"):
+        convert(study)
+
+
 METRICS = "epoch,step,samples,seconds,train_loss,val_accuracy\n1,468,59904,2,0.5,0.91\n"
 
 
