@@ -98,8 +98,8 @@ def time_ratio(slow: pd.DataFrame, fast: pd.DataFrame, column: str = "steps",
                ) -> tuple[Estimate | None, str]:
     """How many times as much `column` of targets the slow arm needs, and a remark. Where it is
     censored in all or some pairs, its budget stands for it and the ratio is at least what is
-    given, so its interval has no upper end. None where the fast arm is censored: nothing pairs.
-    Throws UnknownAxis."""
+    given, so its interval has no upper end. None where the fast arm is censored, or all of the slow
+    one diverged: nothing pairs. Throws UnknownAxis."""
     refuse_unknown_axes(slow)
     refuse_unknown_axes(fast)
     slow, fast = slow.set_index("seed"), fast.set_index("seed")
