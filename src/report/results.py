@@ -60,8 +60,8 @@ class ReportError(Exception):
 
 
 def unwritable(path: Path, error: OSError) -> ReportError:
-    return ReportError(f"'{path}' cannot be written ({error.strerror}: '{error.filename}'): it must "
-                       "be a folder, or free for one, on a disk with room that you may write to.",
+    return ReportError(f"'{path}' cannot be written ({error.strerror}: '{error.filename}'): it "
+                       "must be a folder, or free for one, on a disk with room that you may write to.",
                        73)
 
 

@@ -39,4 +39,6 @@ def misfit(value: object, shape: object, name: str = "it") -> str:
         if not isinstance(value, list):
             return f"{name} is no list"
         return next((wrong for each in value if (wrong := misfit(each, shape[0], name))), "")
-    return "" if isinstance(value, shape) else f"{name} holds {'null' if value is None else repr(value)}"
+    if isinstance(value, shape):
+        return ""
+    return f"{name} holds " + ("null" if value is None else repr(value))
