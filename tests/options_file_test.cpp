@@ -97,6 +97,7 @@ TEST(ShippedConfigs, AllParseAtAnyRankCount) {
   const fs::path folder = fs::path(__FILE__).parent_path().parent_path() / "configs";
   std::set<std::string> names;
   for (const auto& entry : fs::directory_iterator(folder)) {
+    if (entry.is_directory()) continue;  // studies, of which tests/cli/test_study.py makes plans
     SCOPED_TRACE(entry.path().string());
     names.insert(entry.path().stem().string());
     const std::string text = read_config(entry.path().string());

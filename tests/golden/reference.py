@@ -90,8 +90,8 @@ def build(config, parts=1, inputs=784):
         pre = norm["position"] == "pre"
         layers += [*make_norm(width), activation()] if pre else [activation(), *make_norm(width)]
         if model.getfloat("dropout") > 0:
-            layers.append(Dropout(model.getfloat("dropout"), config.getint("run", "seed"),
-                                  len(layers)))
+            depth = sum(isinstance(layer, nn.Linear) for layer in layers)
+            layers.append(Dropout(model.getfloat("dropout"), config.getint("run", "seed"), depth))
         features = width
     layers.append(nn.Linear(features, 10))
     if norm.getboolean("output"):
