@@ -9,7 +9,7 @@ from support.signalled import Job
 
 PROGRAM = str(trainer.PROGRAMS / "syncbn-study")
 
-# 20 trials of a fraction of a second on synthetic data: tuned and not, of one rank and of two.
+# 20 trials of some tenths of a second on synthetic data: tuned and not, of one rank and of two.
 TEXT = """
 [study]
 title = A small study
@@ -22,7 +22,7 @@ validation = 0.2
 hidden = 16
 [train]
 optimizer = sgd
-epochs = 2
+epochs = 120
 [measure]
 targets = 0.5 | 0.1
 train_samples = 100
