@@ -96,8 +96,9 @@ class Queue {
   }
 
  private:
-  // Names the cell's trials anew until no more come to light.
+  // Names the cell's trials, of which finished ones may have brought more.
   void refresh(size_t cell) {
+    if (cells_[cell].settled) return;
     cells_[cell] =
         trials_of(plan_, cell, [&](const Trial& trial) { return folder_.outcome(trial); });
     if (cells_[cell].tuning) folder_.write_tuning(cell, *cells_[cell].tuning);

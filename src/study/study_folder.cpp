@@ -41,27 +41,8 @@ bool is_finished(const Json& metadata) {
   return status == "COMPLETE" || status == "DIVERGED";
 }
 
-Outcome outcome_from(const Json& metadata) {
-  Outcome outcome;
-  outcome.diverged = metadata.at("status") == "DIVERGED";
-  for (const char* needed : {"started", "finished", "ranks", "first_rank"}) {
-    (void)metadata.at(needed).get<double>();  // for the ledger
-  }
-  (void)metadata.at("host").get<std::string>();
-  const auto number = [&](const char* key) {
-    const Json& value = metadata.at("final").at(key);
-    return value.is_number() ? value.get<double>() : NAN;
-  };
-  outcome.val_accuracy = number("val_accuracy");
-  outcome.val_loss = number("val_loss");
-  const Json& targets = metadata.at("targets");
-  if (!targets.empty() && targets[0].at("steps").is_number()) {
-    outcome.first_target_steps = targets[0].at("steps").get<int64_t>();
-  }
-  return outcome;
-}
-
-Json all_options(const Options& options) {
+template <class O>
+Json all_options(const O& options) {
   Json json = Json::object();
   for_each_option(options, [&](const char* key, const auto& field, const char*) {
     json[key] = write_value(field);
@@ -70,16 +51,13 @@ Json all_options(const Options& options) {
 }
 
 Json cell_json(const Cell& cell) {
-  Json settings = Json::object(), study = Json::object();
+  Json settings = Json::object();
   for (const auto& [key, value] : cell.settings) settings[key] = value;
-  for_each_option(cell.options.study, [&](const char* key, const auto& field, const char*) {
-    study[key] = write_value(field);
-  });
   return {{"experiment", cell.experiment},
           {"cell", cell.name},
           {"settings", settings},
           {"options", all_options(cell.options.train)},
-          {"study", study}};
+          {"study", all_options(cell.options.study)}};
 }
 
 Json optional_json(const std::optional<double>& value) {
@@ -159,8 +137,31 @@ void StudyFolder::create(const std::string& study_ini, const Json& study_json) {
 }
 
 const Outcome* StudyFolder::known(const Trial& trial) const {
-  const auto found = outcomes_.find(folder(trial));
-  return found == outcomes_.end() ? nullptr : &found->second;
+  const auto found = finished_.find(folder(trial));
+  return found == finished_.end() ? nullptr : &found->second.outcome;
+}
+
+StudyFolder::Finished StudyFolder::finished_from(const Json& metadata, const std::string& trial) {
+  Finished found;
+  found.outcome.diverged = metadata.at("status") == "DIVERGED";
+  const auto number = [&](const char* key) {
+    const Json& value = metadata.at("final").at(key);
+    return value.is_number() ? value.get<double>() : NAN;
+  };
+  found.outcome.val_accuracy = number("val_accuracy");
+  found.outcome.val_loss = number("val_loss");
+  const Json& targets = metadata.at("targets");
+  if (!targets.empty() && targets[0].at("steps").is_number()) {
+    found.outcome.first_target_steps = targets[0].at("steps").get<int64_t>();
+  }
+  found.started = metadata.at("started");
+  found.ledger = '"' + trial + '"';
+  for (const char* key : {"stage", "status"})
+    found.ledger += "," + metadata.at(key).get<std::string>();
+  for (const char* key : {"ranks", "first_rank"}) found.ledger += "," + metadata.at(key).dump();
+  found.ledger += "," + metadata.at("host").get<std::string>();
+  for (const char* key : {"started", "finished"}) found.ledger += "," + metadata.at(key).dump();
+  return found;
 }
 
 const Outcome* StudyFolder::outcome(const Trial& trial) {
@@ -169,7 +170,8 @@ const Outcome* StudyFolder::outcome(const Trial& trial) {
   const Json metadata = read_json(at + "/metadata.json");
   if (!is_finished(metadata)) return nullptr;
   try {
-    return &outcomes_.emplace(at, outcome_from(metadata)).first->second;
+    Finished found = finished_from(metadata, plan_.folder_of(trial));
+    return &finished_.emplace(at, std::move(found)).first->second.outcome;
   } catch (const Json::exception& error) {
     log_warning(concat("'", at, "/metadata.json' is damaged and is made anew: ", error.what()));
     return nullptr;
@@ -217,28 +219,17 @@ void StudyFolder::write_tuning(size_t cell, const Tuning& tuning) {
 }
 
 void StudyFolder::write_ledger() {
-  struct Line {
-    double start;
-    std::string text;
-  };
-  std::vector<Line> lines;
+  std::vector<const Finished*> lines;
   for (size_t c = 0; c < plan_.cells.size(); ++c) {
     const auto known = trials_of(plan_, c, [&](const Trial& trial) { return outcome(trial); });
-    const auto add = [&](const Trial& trial) {
-      if (outcome(trial) == nullptr) return;
-      const Json m = read_json(folder(trial) + "/metadata.json");
-      lines.push_back({m.at("started"),
-                       concat('"', plan_.folder_of(trial), "\",", name_of(trial.stage), ",",
-                              m.at("status").get<std::string>(), ",", m.at("ranks").dump(), ",",
-                              m.at("first_rank").dump(), ",", m.at("host").get<std::string>(), ",",
-                              m.at("started").dump(), ",", m.at("finished").dump(), "\n")});
-    };
-    std::for_each(known.trials.begin(), known.trials.end(), add);
+    for (const Trial& trial : known.trials) {
+      if (outcome(trial) != nullptr) lines.push_back(&finished_.at(folder(trial)));
+    }
   }
   std::sort(lines.begin(), lines.end(),
-            [](const Line& a, const Line& b) { return a.start < b.start; });
+            [](const Finished* a, const Finished* b) { return a->started < b->started; });
   std::string csv = "trial,stage,status,ranks,first_rank,host,start_s,end_s\n";
-  for (const Line& line : lines) csv += line.text;
+  for (const Finished* line : lines) csv += line->ledger + "\n";
   write_file(path_ + "/ledger.csv", csv);
 }
 

@@ -46,11 +46,19 @@ class StudyFolder {
   void write_ledger();
 
  private:
+  // A finished trial, and its line of the ledger.
+  struct Finished {
+    Outcome outcome;
+    double started = 0;
+    std::string ledger;
+  };
+  static Finished finished_from(const nlohmann::ordered_json& metadata, const std::string& trial);
+
   std::string folder(const Trial& trial) const { return path_ + "/" + plan_.folder_of(trial); }
 
   std::string path_;
   const Plan& plan_;
-  std::map<std::string, Outcome> outcomes_;  // by folder
+  std::map<std::string, Finished> finished_;  // by folder
 };
 
 /// Seconds since 1970.

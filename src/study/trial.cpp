@@ -64,6 +64,7 @@ class Course {
       : lane_(lane),
         study_(study),
         tunes_(stage == Stage::kTune),
+        targets_(parse_numbers("measure.targets", study.targets)),
         data_(data),
         trainer_(lane.comm, options, data, lane.device),
         every_(evaluation_steps(study, trainer_.steps_per_epoch())) {
@@ -171,9 +172,10 @@ class Course {
       return;
     }
     decide_to_stop(last);
-    if (!tunes_ && (full || !stopped_.empty())) score_all(rows_.back());
+    full = !tunes_ && (full || !stopped_.empty());
+    if (full) score_all(rows_.back());
     evaluation_seconds_ += seconds_since(start);
-    if (!tunes_ && (full || !stopped_.empty())) probe();
+    if (full) probe();
   }
 
   void score(Measurement& row, SplitIndex split, StatisticsIndex of, Statistics statistics) {
@@ -230,8 +232,7 @@ class Course {
   }
 
   void decide_to_stop(bool last) {
-    const auto targets = parse_numbers("measure.targets", study_.targets);
-    const bool all_reached = std::all_of(targets.begin(), targets.end(),
+    const bool all_reached = std::all_of(targets_.begin(), targets_.end(),
                                          [&](double error) { return reached(error).has_value(); });
     if (last) {
       stopped_ = "budget";
@@ -268,7 +269,7 @@ class Course {
 
   Json targets_json() const {
     Json all = Json::array();
-    for (const double error : parse_numbers("measure.targets", study_.targets)) {
+    for (const double error : targets_) {
       const auto at = reached(error);
       Json target = {{"error", error},
                      {"steps", nullptr},
@@ -343,6 +344,7 @@ class Course {
   const Lane& lane_;
   const StudyOptions& study_;
   bool tunes_;
+  std::vector<double> targets_;
   const Dataset& data_;
   TensorMemory memory_;  // before the trainer, which it counts
   Trainer trainer_;
