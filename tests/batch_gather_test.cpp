@@ -94,6 +94,30 @@ TEST_P(Gather, ConsecutiveBatchesDoNotMix) {
   }
 }
 
+TEST_P(Gather, AugmentsBySamplesPlaces) {
+  const std::vector<int64_t> samples = {3, 0, 66, 3, 41};
+  constexpr int64_t kPlace = 40;
+  Augmentation augmentation("crop-flip", 1, kPixels);
+  augmentation.start_epoch(0);
+  Split by_hand = split_;  // row i is sample i as it is to be changed
+  by_hand.images = split_.images.clone();
+  by_hand.labels = split_.labels.clone();
+  for (int64_t i = 0; i < 5; ++i) {
+    const int64_t row = split_.rows[static_cast<size_t>(samples[static_cast<size_t>(i)])];
+    augmentation(kPlace + i, split_.images.data_ptr<uint8_t>() + row * kPixels,
+                 by_hand.images.data_ptr<uint8_t>() + i * kPixels);
+    by_hand.labels[i] = split_.labels[row];
+  }
+  by_hand.rows = {0, 1, 2, 3, 4};
+  const std::vector<int64_t> all = {0, 1, 2, 3, 4};
+  Batch found(5, dtype(), device_), expected(5, dtype(), at::kCPU);
+  BatchGather(split_, scale(), 8, dtype(), device_)(samples.data(), 5, found.x, found.labels,
+                                                    &augmentation, kPlace);
+  BatchGather(by_hand, scale(), 8, dtype(), at::kCPU)(all.data(), 5, expected.x, expected.labels);
+  EXPECT_TRUE(at::equal(found.x.cpu(), expected.x));
+  EXPECT_TRUE(at::equal(found.labels.cpu(), expected.labels));
+}
+
 TEST_P(Gather, AnEmptyShareIsAllowed) {
   BatchGather gather(split_, scale(), 8, dtype(), device_);
   Batch batch(0, dtype(), device_);

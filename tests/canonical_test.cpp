@@ -71,6 +71,7 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"LayerNorm", {{"norm.kind", "layer"}, {"train.optimizer", "adamw"}}},
                     Case{"DropoutSigmoid",
                          {{"model.dropout", "0.4"}, {"model.activation", "sigmoid"}}},
+                    Case{"Augmented", {{"data.augment", "crop-flip"}}},
                     Case{"TanhAfter", {{"norm.position", "post"}, {"model.activation", "tanh"}}},
                     Case{"Output", {{"norm.output", "true"}, {"norm.momentum", "0.3"}}},
                     Case{"OddShards", {{"run.shards", "11"}}}),

@@ -20,6 +20,7 @@ const std::map<std::string, std::string>& other_values() {
       {"data.dir", "some folder/é"},
       {"data.limit", "1000"},
       {"data.scale", "half"},
+      {"data.augment", "crop"},
       {"data.validation", "0.2"},
       {"model.hidden", "300,100,50"},
       {"model.activation", "tanh"},
@@ -227,6 +228,7 @@ const std::vector<BadValue>& bad_values() {
       {"data.validation", "train", "fraction"},
       {"data.validation", "nan", "fraction"},
       {"data.scale", "binary_", "unit | half | standard | binary"},
+      {"data.augment", "flip", "none | crop | crop-flip"},
       {"seed.order", "-2", "from -1"},
       {"seed.grouping", "-2", "from -1"},
       {"run.seed", "-1", "from 0"},
@@ -307,7 +309,7 @@ TEST(Options, HelpListsTheWordsThatAreAccepted) {
       }
     }
   });
-  EXPECT_EQ(lists, 15u);
+  EXPECT_EQ(lists, 16u);
 }
 
 void expect_ranks_error(const std::vector<std::string>& words, int ranks,

@@ -200,6 +200,11 @@ TEST(ProbeLayers, IsTheRecountOfANormLayer) {
               kRounding);
   EXPECT_NEAR(row.shard_noise,  // 64 samples in 16 shards
               mean_of((x.view({50, 4, 12}).mean(1) - mean).square() / variance), kRounding);
+  EXPECT_NEAR(
+      row.shard_variance_noise,
+      mean_of((x.view({50, 4, 12}).var(1, true) - x.var(0, true)).square() / variance.square()),
+      kRounding);
+  EXPECT_EQ(row.initial_weight, std::pow(0.9, static_cast<double>(trainer.step())));
   EXPECT_NEAR(row.kurtosis, mean_of((x - mean).pow(4).mean(0) / variance.square()), kRounding);
   EXPECT_NEAR(row.running_mean_gap,
               mean_of((hand.at("1.running_mean") - mean).abs() / variance.sqrt()), kRounding);

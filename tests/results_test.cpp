@@ -74,7 +74,9 @@ TEST(WriteFile, SaysWhereItCannotWrite) {
 TEST(WriteFile, ALeftoverOfAKilledRunIsNoObstacle) {
   const TempFolder folder;  // process ids come again, in containers above all
   const std::string path = folder.path() / "a";
-  write_text(concat(path, ".tmp-", getpid()), too_long());
+  char host[256] = "";
+  ASSERT_EQ(gethostname(host, sizeof host - 1), 0);
+  write_text(concat(path, ".tmp-", host, "-", getpid()), too_long());
   write_file(path, "new");
   EXPECT_EQ(read_text(path), "new");
   EXPECT_EQ(names_in(folder.path()), Names{"a"});
@@ -101,7 +103,7 @@ TEST(LineFile, GrowsByWholeLinesAtOnce) {
 MetricsRow distinct_row() {
   MetricsRow row;
   int64_t number = 1;
-  for_each_metric(row, [&](const char*, auto& value, const char*) {
+  for_each_column(row, [&](const char*, auto& value, const char*) {
     using Value = std::decay_t<decltype(value)>;
     value = static_cast<Value>(number++);
     if (std::is_floating_point_v<Value>) value /= 3;
@@ -128,7 +130,7 @@ TEST(Metrics, ColumnsKeysAndFieldsAgree) {
   ASSERT_EQ(header.size(), values.size());
   size_t column = 0;
   auto key = object.begin();
-  for_each_metric(row, [&](const char* name, const auto& value, const char* help) {
+  for_each_column(row, [&](const char* name, const auto& value, const char* help) {
     EXPECT_EQ(header[column], name);
     EXPECT_EQ(key.key(), name);
     EXPECT_EQ(std::stod(values[column]), static_cast<double>(value)) << name;

@@ -20,6 +20,7 @@ using Json = nlohmann::ordered_json;
 
 Json finished(const std::string& status) {
   return {{"status", status},
+          {"lr", 0.1},
           {"final", {{"val_accuracy", 0.75}, {"val_loss", 0.5}}},
           {"targets", {{{"error", 0.3}, {"steps", 40}}, {{"error", 0.1}, {"steps", nullptr}}}},
           {"stage", "final"},
@@ -81,6 +82,16 @@ TEST_F(StudyFolderTest, ADivergedTrialIsFinished) {
   ASSERT_NE(study.outcome(trial_), nullptr);
   EXPECT_TRUE(study.outcome(trial_)->diverged);
   EXPECT_FALSE(study.outcome(trial_)->first_target_steps);
+}
+
+TEST_F(StudyFolderTest, ATrialOfAnotherRateIsRunAgain) {
+  create();
+  StudyFolder study = folder();
+  study.claim(trial_);
+  Json metadata = finished("COMPLETE");
+  metadata["lr"] = 0.2;
+  study.write_metadata(trial_, metadata);
+  EXPECT_EQ(study.outcome(trial_), nullptr);
 }
 
 TEST_F(StudyFolderTest, WhatIsDamagedIsRunAgain) {
@@ -164,7 +175,9 @@ TEST_F(StudyFolderTest, TheLedgerHoldsWhatIsFinished) {
   StudyFolder study = folder();
   trial_ = {1, Stage::kFinal, 1e-3, 3};
   study.claim(trial_);
-  study.write_metadata(trial_, finished("COMPLETE"));
+  Json metadata = finished("COMPLETE");
+  metadata["lr"] = 1e-3;
+  study.write_metadata(trial_, metadata);
   study.write_ledger();
   std::ifstream in(path_ + "/ledger.csv");
   std::string header, line, more;

@@ -157,6 +157,11 @@ TEST(StudyFile, RefusesWithTheLine) {
   expect_refused(experiment + "train.batch = 8 | 4\ntrain.batch & norm.batch = 8 & 2\n", bad,
                  {"[experiment a]", "train.batch"});
   expect_refused(experiment + "run.seed = 1 | 2\n", ExitCode::kUsage, {"run.seed", "study.seeds"});
+  expect_refused("[norm]\neval = batch\n" + experiment, bad, {"line 2", "norm.eval", "remove"});
+  expect_refused(experiment + "run.checkpoint_steps = 5\n", bad, {"line 2", "does nothing"});
+  expect_refused(experiment + "run.threads = 1 | 2\n", bad, {"run.threads", "whole job"});
+  expect_refused(experiment + "train.epochs = 1\n[experiment b]\nrun.device = cpu\n", bad,
+                 {"[experiment b]", "run.device", "once"});
   expect_refused("[experiment a/b]\n", bad, {"line 1", "letters"});
   expect_refused(experiment + "train.epochs = 1\n" + experiment, bad, {"line 3", "second"});
   expect_refused(experiment + "study.seeds = 1 | 1\n", bad, {"study.seeds", "different"});

@@ -5,6 +5,7 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <cmath>
 #include <functional>
 #include <limits>
 #include <memory>
@@ -68,6 +69,19 @@ INSTANTIATE_TEST_SUITE_P(
         Case{"OneSamplePerStep",
              {{"train.batch", "1"}, {"data.limit", "5"}, {"norm.kind", "none"}}}),
     [](const auto& given) { return std::string(given.param.name); });
+
+TEST(Trainer, AugmentsWhatIsTrainedOnAndNothingThatIsMeasured) {
+  const Job plain = job_with({}), augmented = plain.with({{"data.augment", "crop-flip"}});
+  Trainer a = plain.trainer(), b = augmented.trainer();
+  expect_equal(a.evaluate(plain.data->train), b.evaluate(plain.data->train), 0);
+  EXPECT_GT(std::abs(train(a, 1)[0].loss_sum - train(b, 1)[0].loss_sum), 1);
+  EXPECT_GT(largest_difference(copy_of(a), copy_of(b)), 1e-3);
+  a.restore(b.state(), b.step());
+  a.recompute_statistics();
+  b.recompute_statistics();
+  expect_equal(copy_of(a), copy_of(b), 0);
+  expect_equal(a.evaluate(plain.data->train), b.evaluate(plain.data->train), 0);
+}
 
 TEST(Trainer, RerunsAreBitEqual) {
   const Job job = job_with({{"model.dropout", "0.3"}, {"norm.batch", "8"}});
@@ -251,6 +265,22 @@ TEST(Trainer, NotANumberOnOneRankStopsAll) {
                  {concat("nan at step ", found), "train.lr"});
     EXPECT_EQ(trainer.step(), found);
   }
+}
+
+// What a study measures of a healthy network whose running statistics are of no use.
+TEST(Trainer, AScoreMayBeNotANumberAndAnEvaluationMayNot) {
+  const Job job = job_with();
+  Trainer trainer = job.trainer();
+  train(trainer, 1);
+  auto statistics = trainer.running_statistics();
+  for (at::Tensor& of_layer : statistics) {
+    of_layer.fill_(std::numeric_limits<double>::quiet_NaN());
+  }
+  trainer.set_running_statistics(statistics);
+  EXPECT_TRUE(std::isnan(trainer.score(job.data->validation, Statistics::kRunning).loss_sum));
+  EXPECT_TRUE(std::isfinite(trainer.score(job.data->validation, Statistics::kBatch).loss_sum));
+  expect_error([&] { trainer.evaluate(job.data->validation); }, ExitCode::kInvariant,
+               {"evaluation loss is nan"});
 }
 
 /// The world, which counts the host's waits for the device and fails at the one it is told.

@@ -60,6 +60,12 @@ void write_new(const std::string& path, const std::string& bytes) {
   if (::close(file) != 0) fail("close", path);
 }
 
+std::string host_name() {
+  char name[256] = "";
+  ::gethostname(name, sizeof name - 1);  // cut if longer, which serves as well
+  return name;
+}
+
 void sync_folder_of(const std::string& path) {
   const size_t slash = path.rfind('/');
   const std::string folder = slash == std::string::npos ? "." : path.substr(0, slash + 1);
@@ -101,7 +107,7 @@ FileBytes read_regular_file(const std::string& path, const std::string& what, ui
 }
 
 void write_file(const std::string& path, const std::string& bytes) {
-  const std::string temporary = concat(path, ".tmp-", ::getpid());
+  const std::string temporary = concat(path, ".tmp-", host_name(), "-", ::getpid());
   try {
     write_new(temporary, bytes);
     if (std::rename(temporary.c_str(), path.c_str()) != 0) fail("rename to", path);

@@ -2,18 +2,10 @@
 
 #include <cmath>
 
+#include "base/options_ini.hpp"
 #include "base/options_table.hpp"
 
 namespace syncbn {
-namespace {
-
-std::string unknown_key(const std::string& key) {
-  const std::string suggestion = did_you_mean(key, option_keys());
-  return concat("unknown key ", quoted(key),
-                suggestion.empty() ? "; --help lists all keys" : suggestion);
-}
-
-}  // namespace
 
 UsageError option_error(const Options& options, const std::string& key,
                         const std::string& message) {
@@ -27,10 +19,7 @@ UsageError option_error(const Options& options, const std::string& key,
 void set_option(Options& options, const std::string& key, const std::string& value,
                 const std::string& where) {
   const auto expected = read_option(options, key, value);
-  if (!expected && !where.empty()) {
-    throw UsageError(concat(where, ": ", unknown_key(key)), ExitCode::kConfig);
-  }
-  if (!expected) throw UsageError(unknown_key(key));
+  if (!expected) refuse_line(where, unknown_key(key, option_keys()));
 
   options.set_keys.insert(key);
   options.from_file.erase(key);
@@ -42,7 +31,7 @@ void set_option(Options& options, const std::string& key, const std::string& val
 
 std::string get_option(const Options& options, const std::string& key) {
   const auto value = write_option(options, key);
-  if (!value) throw UsageError(unknown_key(key));
+  if (!value) throw UsageError(unknown_key(key, option_keys()));
   return *value;
 }
 
@@ -79,6 +68,7 @@ uint64_t seed_of(const Options& options, Stream stream) {
       case Stream::kOrder:
         return options.seed.order;
       case Stream::kDropout:
+      case Stream::kAugmentation:
         return options.seed.noise;
       case Stream::kSplit:
         return options.seed.split;

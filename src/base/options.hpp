@@ -26,6 +26,7 @@ struct DataOptions {
   std::string dir;                  // empty: $SYNCBN_MNIST_DIR, else data/<name>
   int64_t limit = 0;                // 0: all
   std::string scale = "unit";       // unit | half | standard | binary
+  std::string augment = "none";     // none | crop | crop-flip
   std::string validation = "test";  // test | a fraction in (0, 1)
 };
 
@@ -115,6 +116,9 @@ void for_each_option(O& o, F&& f) {
   f("data.scale", o.data.scale,
     "pixel scaling: unit (x/255) | half ((x/255-0.5)/0.5) | standard (MNIST mean and deviation) | "
     "binary (1 where x/255 > 0.5, else 0)");
+  f("data.augment", o.data.augment,
+    "what is trained on: none (the images as they are) | crop (moved by up to 2 pixels) | "
+    "crop-flip (and every other one mirrored)");
   f("data.validation", o.data.validation,
     "what is validated on: test, or a fraction of the training set (chosen by the seed)");
   f("model.hidden", o.model.hidden, "sizes of the hidden layers, with commas");
@@ -164,7 +168,7 @@ void for_each_option(O& o, F&& f) {
   f("train.drop_last", o.train.drop_last, "drop the short last batch of an epoch: true | false");
   f("seed.init", o.seed.init, "seed of the initial weights (-1: run.seed)");
   f("seed.order", o.seed.order, "seed of the order of samples (-1: run.seed)");
-  f("seed.noise", o.seed.noise, "seed of dropout's masks (-1: run.seed)");
+  f("seed.noise", o.seed.noise, "seed of dropout's masks and of data.augment (-1: run.seed)");
   f("seed.split", o.seed.split, "seed of data.validation's fraction (-1: run.seed)");
   f("seed.grouping", o.seed.grouping,
     "seed by which each batch's samples are dealt to the groups of norm.batch anew (-1: groups are "

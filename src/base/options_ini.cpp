@@ -65,6 +65,7 @@ Scan scan(const std::string& text, const std::string& name,
 }  // namespace
 
 void refuse_line(const std::string& where, const std::string& message) {
+  if (where.empty()) throw UsageError(message);
   throw UsageError(concat(where, ": ", message), ExitCode::kConfig);
 }
 

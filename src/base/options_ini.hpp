@@ -14,7 +14,8 @@ struct IniSetting {
   std::string section, key, value, where;
 };
 
-/// UsageError(kConfig) about a place in a file.
+/// Throws UsageError: kConfig about a place in a file, kUsage about the command line where `where`
+/// is empty.
 [[noreturn]] void refuse_line(const std::string& where, const std::string& message);
 
 /// The settings of the text of the file `name`, in order. check_section(section, where) is asked

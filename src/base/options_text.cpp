@@ -81,6 +81,11 @@ std::string did_you_mean(const std::string& word, const std::vector<std::string>
   return found.empty() ? "" : "; did you mean " + found + "?";
 }
 
+std::string unknown_key(const std::string& key, const std::vector<std::string>& known) {
+  const std::string near = did_you_mean(key, known);
+  return concat("unknown key ", quoted(key), near.empty() ? "; --help lists all keys" : near);
+}
+
 // Boost's own conversions let -1 wrap in unsigned types and accept nan and inf.
 const char* read_value(const std::string& text, int64_t& value) {
   int64_t number = 0;

@@ -23,6 +23,9 @@ std::string quoted(const std::string& text);
 std::string did_you_mean(const std::string& word, const std::vector<std::string>& choices,
                          const std::string& prefix = "");
 
+/// "unknown key 'x'; did you mean 'y'?", or where all keys are listed.
+std::string unknown_key(const std::string& key, const std::vector<std::string>& known);
+
 /// Reads the whole text as one value; returns what was expected, or nullptr when done. Numbers are
 /// decimal, finite and in the type's range; booleans are true|false|1|0|yes|no|on|off.
 const char* read_value(const std::string& text, int64_t& value);

@@ -74,6 +74,7 @@ void check_data(const Checker& check, const DataOptions& data) {
   check.path("data.dir", data.dir);
   check.whole("data.limit", data.limit, 0, kMaxBatch);
   check.word("data.scale", data.scale, {"unit", "half", "standard", "binary"});
+  check.word("data.augment", data.augment, {"none", "crop", "crop-flip"});
   check.holds(data.validation == "test" || validation_fraction(data), "data.validation",
               "test, or a fraction above 0 and below 1");
 }

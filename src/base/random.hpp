@@ -21,7 +21,8 @@ enum class Stream : uint32_t {
   kSplit = 4,
   kSynthetic = 5,
   kGrouping = 6,
-  kProbe = 7
+  kProbe = 7,
+  kAugmentation = 8
 };
 
 /// Four 32-bit numbers from a 128-bit counter and a 64-bit key.

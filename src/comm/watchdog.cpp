@@ -40,7 +40,7 @@ void Watchdog::watch() {
   while (!wake_.wait_for(lock, look_again, [this] { return stop_; })) {
     const uint64_t beats = beats_.load(std::memory_order_relaxed);
     const std::chrono::duration<double> silent = Clock::now() - since;
-    if (beats != seen) {
+    if (beats != seen || paused_) {
       seen = beats;
       since = Clock::now();
     } else if (silent >= limit) {

@@ -23,6 +23,19 @@ class Watchdog {
   /// Progress was made: now at `phase` (a string literal) of `step`. Wait-free.
   void beat(const char* phase, int64_t step) noexcept;
 
+  /// While it lives, this process counts as alive: it waits for others, whose own watchdogs watch
+  /// them.
+  class Pause {
+   public:
+    explicit Pause(Watchdog& watchdog) noexcept : watchdog_(watchdog) { watchdog_.paused_ = true; }
+    ~Pause() { watchdog_.paused_ = false; }
+    Pause(const Pause&) = delete;
+    Pause& operator=(const Pause&) = delete;
+
+   private:
+    Watchdog& watchdog_;
+  };
+
  private:
   void watch();
 
@@ -31,6 +44,7 @@ class Watchdog {
   std::atomic<const char*> phase_{"start"};
   std::atomic<int64_t> step_{0};
   std::atomic<uint64_t> beats_{0};
+  std::atomic<bool> paused_{false};
   bool stop_ = false;  // guarded by mutex_
   std::mutex mutex_;
   std::condition_variable wake_;

@@ -2,6 +2,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <vector>
 
 #include "base/error.hpp"
 #include "comm/overlap.hpp"
@@ -22,36 +23,47 @@ at::Tensor scale_table(PixelScale scale, at::ScalarType dtype) {
   return table.to(dtype);
 }
 
-/// Calls row(i, storage row, its pixels) for each of n samples, over threads.
-template <class F>
-void for_each_row(const Split& split, const int64_t* samples, int64_t n, F&& row) {
-  const auto* images = split.images.const_data_ptr<uint8_t>();
-  const int64_t pixels = split.pixels();
-  const int64_t grain = std::max<int64_t>(1, kParallelPixels / pixels);
-  at::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t stored = split.rows[static_cast<size_t>(samples[i])];
-      row(i, stored, images + stored * pixels);
-    }
-  });
-}
-
-template <class T>
-void gather_scaled(const Split& split, const int64_t* samples, int64_t n, const at::Tensor& table,
-                   at::Tensor& x, at::Tensor& labels) {
-  const T* value = table.const_data_ptr<T>();
-  const auto* stored_labels = split.labels.const_data_ptr<int64_t>();
-  const int64_t pixels = split.pixels();
-  T* out = x.data_ptr<T>();
-  auto* out_labels = labels.data_ptr<int64_t>();
-  for_each_row(split, samples, n, [&](int64_t i, int64_t stored, const uint8_t* in) {
-    T* row = out + i * pixels;
-    for (int64_t p = 0; p < pixels; ++p) row[p] = value[in[p]];
-    out_labels[i] = stored_labels[stored];
-  });
-}
-
 }  // namespace
+
+struct BatchGather::Batch {
+  const Split& split;
+  const int64_t* samples;
+  int64_t n;
+  const Augmentation* augmentation;  // null: the images as they are
+  int64_t place;                     // of the first sample, in the epoch
+
+  /// Calls row(i, pixels, label) for each of the samples, over threads.
+  template <class F>
+  void for_each_row(F&& row) const {
+    const auto* images = split.images.const_data_ptr<uint8_t>();
+    const auto* labels = split.labels.const_data_ptr<int64_t>();
+    const int64_t pixels = split.pixels();
+    const bool changes = augmentation != nullptr && augmentation->changes();
+    const int64_t grain = std::max<int64_t>(1, kParallelPixels / pixels);
+    at::parallel_for(0, n, grain, [&](int64_t begin, int64_t end) {
+      std::vector<uint8_t> changed(changes ? static_cast<size_t>(pixels) : 0);
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t stored = split.rows[static_cast<size_t>(samples[i])];
+        const uint8_t* image = images + stored * pixels;
+        if (changes) (*augmentation)(place + i, image, changed.data());
+        row(i, changes ? changed.data() : image, labels[stored]);
+      }
+    });
+  }
+
+  template <class T>
+  void scale(const at::Tensor& table, at::Tensor& x, at::Tensor& labels) const {
+    const T* value = table.const_data_ptr<T>();
+    const int64_t pixels = split.pixels();
+    T* out = x.data_ptr<T>();
+    auto* out_labels = labels.data_ptr<int64_t>();
+    for_each_row([&](int64_t i, const uint8_t* in, int64_t label) {
+      T* row = out + i * pixels;
+      for (int64_t p = 0; p < pixels; ++p) row[p] = value[in[p]];
+      out_labels[i] = label;
+    });
+  }
+};
 
 /// What a batch passes through on its way to a device.
 struct BatchGather::Staging {
@@ -87,7 +99,8 @@ BatchGather::BatchGather(const Split& split, PixelScale scale, int64_t capacity,
 
 BatchGather::~BatchGather() = default;
 
-void BatchGather::operator()(const int64_t* samples, int64_t n, at::Tensor& x, at::Tensor& labels) {
+void BatchGather::operator()(const int64_t* samples, int64_t n, at::Tensor& x, at::Tensor& labels,
+                             const Augmentation* augmentation, int64_t place) {
   SYNCBN_CHECK(n <= capacity_ && x.is_contiguous() && x.dim() == 2 && x.size(0) == n &&
                    x.size(1) == split_.pixels() && x.scalar_type() == table_.scalar_type() &&
                    labels.is_contiguous() && labels.dim() == 1 && labels.size(0) == n &&
@@ -96,26 +109,25 @@ void BatchGather::operator()(const int64_t* samples, int64_t n, at::Tensor& x, a
                split_.pixels(), ") and labels (", n, "), found ", x.sizes(), " and ",
                labels.sizes(), ".");
   if (n == 0) return;
+  const Batch batch{split_, samples, n, augmentation, place};
   if (staging_) {
-    gather_on_cuda(samples, n, x, labels);
+    gather_on_cuda(batch, x, labels);
   } else if (x.scalar_type() == at::kFloat) {
-    gather_scaled<float>(split_, samples, n, table_, x, labels);
+    batch.scale<float>(table_, x, labels);
   } else {
-    gather_scaled<double>(split_, samples, n, table_, x, labels);
+    batch.scale<double>(table_, x, labels);
   }
 }
 
 // The device looks values up in the very table of the CPU: an ATen division by 255 there multiplies
 // by the reciprocal and would differ in the last bit.
-void BatchGather::gather_on_cuda(const int64_t* samples, int64_t n, at::Tensor& x,
-                                 at::Tensor& labels) {
-  const int64_t pixels = split_.pixels();
+void BatchGather::gather_on_cuda(const Batch& batch, at::Tensor& x, at::Tensor& labels) {
+  const int64_t n = batch.n, pixels = split_.pixels();
   auto* images = staging_->images.to_fill().data_ptr<uint8_t>();
   auto* host_labels = staging_->labels.to_fill().data_ptr<int64_t>();
-  const auto* stored_labels = split_.labels.const_data_ptr<int64_t>();
-  for_each_row(split_, samples, n, [&](int64_t i, int64_t stored, const uint8_t* in) {
+  batch.for_each_row([&](int64_t i, const uint8_t* in, int64_t label) {
     std::copy_n(in, pixels, images + i * pixels);
-    host_labels[i] = stored_labels[stored];
+    host_labels[i] = label;
   });
 
   at::Tensor bytes = staging_->bytes.narrow(0, 0, n), index = staging_->index.narrow(0, 0, n);

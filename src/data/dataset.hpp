@@ -11,6 +11,7 @@
 
 #include "base/options.hpp"
 #include "comm/runtime.hpp"
+#include "data/augmentation.hpp"
 
 namespace syncbn {
 
@@ -72,12 +73,15 @@ class BatchGather {
               at::Device device);
   ~BatchGather();
   /// samples[0 … n) of the split → x (n, pixels) on the device, labels (n) int64 on the device.
-  /// n may be 0. x and labels are made by the caller with exactly n rows.
-  void operator()(const int64_t* samples, int64_t n, at::Tensor& x, at::Tensor& labels);
+  /// n may be 0. x and labels are made by the caller with exactly n rows. With an augmentation,
+  /// sample i is changed as the one of place `place` + i of its epoch.
+  void operator()(const int64_t* samples, int64_t n, at::Tensor& x, at::Tensor& labels,
+                  const Augmentation* augmentation = nullptr, int64_t place = 0);
 
  private:
+  struct Batch;    // the samples of one call
   struct Staging;  // pinned and device buffers; CUDA only
-  void gather_on_cuda(const int64_t* samples, int64_t n, at::Tensor& x, at::Tensor& labels);
+  void gather_on_cuda(const Batch& batch, at::Tensor& x, at::Tensor& labels);
 
   const Split& split_;
   int64_t capacity_;

@@ -1,9 +1,9 @@
 #include "study/calibration.hpp"
 
 #include <algorithm>
-#include <chrono>
 #include <vector>
 
+#include "base/clock.hpp"
 #include "train/trainer.hpp"
 
 namespace syncbn {
@@ -14,7 +14,6 @@ constexpr size_t kMostSteps = 200;
 
 double seconds_per_step(const CommPtr& alone, at::Device device, const Options& options,
                         const Dataset& data) {
-  using Clock = std::chrono::steady_clock;
   Trainer trainer(alone, options, data, device);
   trainer.start_epoch(0);
   const int64_t steps = trainer.steps_per_epoch();
@@ -22,7 +21,7 @@ double seconds_per_step(const CommPtr& alone, at::Device device, const Options& 
     const auto start = Clock::now();
     trainer.train_step(k % steps);
     trainer.comm().wait(device);
-    return std::chrono::duration<double>(Clock::now() - start).count();
+    return seconds_since(start);
   };
   // The first step makes what later ones use; if it is long, that does not matter.
   const double first = step(0);

@@ -19,11 +19,8 @@ bool decides_nothing(const std::string& key) {
   return keys.count(key) != 0 || key.find("checkpoint") != std::string::npos;
 }
 
-std::string reason_to_drop(const Cell& cell, int ranks, DataSets& data) {
+std::string reason_to_drop(const Cell& cell, DataSets& data) {
   const StudyOptions& study = cell.options.study;
-  if (study.ranks > ranks) {
-    return concat("study.ranks = ", study.ranks, " needs mpirun -n ", study.ranks, " or more");
-  }
   const Dataset& samples = data.of(cell.options.train);  // not to be dropped: throws
   try {
     const auto of_trial = static_cast<int>(study.ranks);
@@ -241,18 +238,26 @@ std::string Plan::fingerprint() const {
 
 Plan make_plan(const std::vector<Experiment>& experiments, int ranks, DataSets& data) {
   Plan plan;
+  plan.ranks = ranks;
   plan.experiments = experiments;
   for (const Experiment& experiment : experiments) {
     for (Cell& cell : cells_of(experiment)) {
-      const std::string reason = reason_to_drop(cell, ranks, data);
-      if (reason.empty()) {
-        plan.cells.push_back(std::move(cell));
-      } else if (cell.options.study.impossible == "drop") {
-        plan.dropped.push_back({experiment.name, cell.name, reason});
-      } else {
+      const int64_t needed = cell.options.study.ranks;
+      const bool drops = cell.options.study.impossible == "drop";
+      std::string reason = reason_to_drop(cell, data);
+      const bool possible = reason.empty();
+      if (needed > ranks && possible) {
+        reason = concat("study.ranks = ", needed, " needs mpirun -n ", needed, " or more");
+      }
+      if (!reason.empty() && !drops) {
         throw UsageError(concat("[experiment ", experiment.name, "], cell ", cell.name, ": ",
                                 reason, " (study.impossible = drop leaves such cells out)"),
                          ExitCode::kConfig);
+      }
+      if (possible) {
+        plan.cells.push_back(std::move(cell));
+      } else {
+        plan.dropped.push_back({experiment.name, cell.name, reason});
       }
     }
   }

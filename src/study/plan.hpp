@@ -52,18 +52,23 @@ class DataSets {
 };
 
 struct Plan {
+  int ranks = 1;  ///< of the job
   std::vector<Experiment> experiments;
   std::vector<Cell> cells;
   std::vector<Dropped> dropped;
 
+  /// Whether the cell's trials need more ranks than this job has, and are left for one that has.
+  bool waits(size_t cell) const { return cells[cell].options.study.ranks > ranks; }
   Options options_of(const Trial& trial) const;
   std::string folder_of(const Trial& trial) const;
-  /// SHA-256 over all that decides the results: cells, options, seeds; not where it runs.
+  /// SHA-256 over all that decides the results: cells, options, seeds; not where it runs, nor on
+  /// how many ranks.
   std::string fingerprint() const;
 };
 
 /// Collective (loads the data). Throws UsageError for the first cell that cannot be run on `ranks`
-/// ranks or with its data, naming it, unless study.impossible = drop.
+/// ranks or with its data, naming it, unless study.impossible = drop: a cell that needs more ranks
+/// then waits, any other is dropped.
 Plan make_plan(const std::vector<Experiment>& experiments, int ranks, DataSets& data);
 
 /// What is known of a finished trial.

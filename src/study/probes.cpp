@@ -70,13 +70,18 @@ void fill_statistics(Trainer& trainer, size_t layer, const Received& received,
   row.variance_noise = noise.variance;
   row.variance_noise_theory = theory.variance;
   row.kurtosis = mean_alive(moments.kurtosis, moments.alive);
-  row.shard_noise =
-      noise_of_groups(dealt, moments, trainer.batch() / trainer.sharding().shards).mean;
+  const StatisticsNoise of_shards =
+      noise_of_groups(dealt, moments, trainer.batch() / trainer.sharding().shards);
+  row.shard_noise = of_shards.mean;
+  row.shard_variance_noise = of_shards.variance;
   const at::Tensor mean = state_entry(trainer, layer, "running_mean");
   const at::Tensor variance = state_entry(trainer, layer, "running_var");
   const at::Tensor deviation = moments.variance.sqrt();
   row.running_mean_gap = mean_alive((mean - moments.mean).abs() / deviation, moments.alive);
   row.running_variance_gap = mean_alive((variance / moments.variance).log(), moments.alive);
+  const NormOptions& norm = trainer.options().norm;
+  const auto steps = static_cast<double>(trainer.step());
+  row.initial_weight = norm.cumulative ? (steps > 0 ? 0 : 1) : std::pow(1 - norm.momentum, steps);
   if (received.largest.defined()) {
     row.dead = received.largest.eq(0).to(at::kDouble).mean().item<double>();
   }

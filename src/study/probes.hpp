@@ -31,8 +31,10 @@ struct LayerRow {
   double m = kNotMeasured;
   double mean_noise = kNotMeasured, mean_noise_theory = kNotMeasured;
   double variance_noise = kNotMeasured, variance_noise_theory = kNotMeasured;
-  double kurtosis = kNotMeasured, shard_noise = kNotMeasured;
+  double kurtosis = kNotMeasured;
+  double shard_noise = kNotMeasured, shard_variance_noise = kNotMeasured;
   double running_mean_gap = kNotMeasured, running_variance_gap = kNotMeasured;
+  double initial_weight = kNotMeasured;
   double dead = kNotMeasured;
   double gain_median = kNotMeasured, gain_p99 = kNotMeasured;
   double group_gradient_median = kNotMeasured, group_gradient_p99 = kNotMeasured;
@@ -55,8 +57,10 @@ void for_each_column(const LayerRow& row, F&& f) {
   f("variance_noise_theory", row.variance_noise_theory);
   f("kurtosis", row.kurtosis);
   f("shard_noise", row.shard_noise);
+  f("shard_variance_noise", row.shard_variance_noise);
   f("running_mean_gap", row.running_mean_gap);
   f("running_variance_gap", row.running_variance_gap);
+  f("initial_weight", row.initial_weight);
   f("dead", row.dead);
   f("gain_median", row.gain_median);
   f("gain_p99", row.gain_p99);
@@ -66,7 +70,9 @@ void for_each_column(const LayerRow& row, F&& f) {
 
 /// Of each Linear and BatchNorm1d. Gradients are of one batch of B training samples in the trial's
 /// groups of M; weight_norm of a BatchNorm1d is γ's. effective_lr: of the last step's rate. Noise:
-/// over the population cut into groups of M (or of one shard), what does not fill a group left out.
+/// over the population cut into groups of M (or of one shard: what ranks of B/V samples would see
+/// each, whatever R is), what does not fill a group left out. initial_weight: of the buffers' first
+/// values in the running statistics, (1 − momentum)^step.
 /// Batch and groups are drawn by (run.seed, Stream::kProbe), at every step the same. gain: as
 /// backward_gain in unit_statistics.hpp; dead: NaN for the output's norm.
 std::vector<LayerRow> probe_layers(Trainer& trainer, int64_t population);

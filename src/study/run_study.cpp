@@ -94,8 +94,9 @@ std::string describe(const Plan& plan, DataSets& data, int ranks,
   for (const Experiment& experiment : plan.experiments) {
     int64_t cells = 0, trials = 0;
     double steps = 0, of_experiment = 0;
-    for (const Cell& cell : plan.cells) {
-      if (cell.experiment != experiment.name) continue;
+    for (size_t c = 0; c < plan.cells.size(); ++c) {
+      const Cell& cell = plan.cells[c];
+      if (cell.experiment != experiment.name || plan.waits(c)) continue;
       const auto of_trial = static_cast<int>(cell.options.study.ranks);
       const StudyOptions& study = cell.options.study;
       const bool near = study.neighbours && !study.lr.empty();
@@ -114,6 +115,11 @@ std::string describe(const Plan& plan, DataSets& data, int ranks,
     out << '\n';
     seconds += of_experiment;
     all_trials += trials;
+  }
+  for (size_t c = 0; c < plan.cells.size(); ++c) {
+    if (!plan.waits(c)) continue;
+    out << "  waiting: " << plan.cells[c].folder() << ": needs mpirun -n "
+        << plan.cells[c].options.study.ranks << " or more\n";
   }
   for (const Dropped& cell : plan.dropped) {
     out << "  dropped: " << cell.experiment << "/" << cell.cell << ": " << cell.reason << '\n';
@@ -139,9 +145,18 @@ void create(Runtime& runtime, StudyFolder& folder, const std::string& text, cons
   });
 }
 
-void summarise(const StudyFolder& folder, const RunnerResult& result, int64_t ran, double busy) {
+void summarise(const Plan& plan, const StudyFolder& folder, const RunnerResult& result, int64_t ran,
+               double busy) {
   log_info(concat("done     ", result.done, " trials, ", ran, " of them now",
                   result.diverged > 0 ? concat("; ", result.diverged, " diverged") : ""));
+  int64_t needed = 0;
+  for (size_t c = 0; c < plan.cells.size(); ++c) {
+    if (plan.waits(c)) needed = std::max(needed, plan.cells[c].options.study.ranks);
+  }
+  if (needed > 0) {
+    log_info(concat("waiting  trials of more than ", plan.ranks,
+                    " ranks; the same command under mpirun -n ", needed, " goes on with them"));
+  }
   if (ran > 0) log_info(concat("ranks    busy ", std::lround(100 * busy), " % of the time"));
   log_info("results  " + folder.path() + "; launch/report.sh makes a page of them");
 }
@@ -201,7 +216,7 @@ void run_study(Runtime& runtime, const CommandLine& line, const std::string& tex
   agree(*runtime.world(), [&] {
     if (runtime.rank() != 0) return;
     folder.write_ledger();
-    summarise(folder, result, static_cast<int64_t>(sums[0].item<double>()),
+    summarise(plan, folder, result, static_cast<int64_t>(sums[0].item<double>()),
               sums[1].item<double>() / (seconds * runtime.size()));
   });
   if (result.stopped) {

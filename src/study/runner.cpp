@@ -2,27 +2,24 @@
 
 #include <algorithm>
 #include <chrono>
-#include <condition_variable>
-#include <mutex>
 #include <set>
 #include <thread>
 
+#include "base/clock.hpp"
 #include "base/log.hpp"
+#include "comm/arithmetic.hpp"
 #include "comm/stop.hpp"
 #include "study/trial.hpp"
+#include "train/description.hpp"
 
 namespace syncbn {
 namespace {
 
-using Clock = std::chrono::steady_clock;
 using namespace std::chrono_literals;
 
 constexpr auto kLeastWait = 20ms, kMostWait = 500ms;  // between looks for work
+constexpr double kBetweenLooks = 5;                   // seconds, at what other lanes have finished
 constexpr auto kBetweenLines = 30s;                   // of progress, where no terminal is
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 // What is left to do, as far as finished trials tell.
 class Queue {
@@ -81,6 +78,7 @@ class Queue {
   Tally tally() const {
     Tally t;
     for (size_t c = 0; c < cells_.size(); ++c) {
+      if (plan_.waits(c)) continue;
       for (const Trial& trial : cells_[c].trials) {
         const Outcome* outcome = folder_.known(trial);
         (outcome != nullptr ? t.done : t.left) += 1;
@@ -152,34 +150,6 @@ class Progress {
   ProgressLine line_;
 };
 
-// While it lives, its rank counts as alive: it waits for others, whose own watchdogs watch them.
-class Heartbeat {
- public:
-  explicit Heartbeat(Watchdog& watchdog)
-      : thread_([this, &watchdog] {
-          std::unique_lock lock(mutex_);
-          while (!wake_.wait_for(lock, kMostWait, [this] { return over_; })) {
-            watchdog.beat("waiting for other lanes", 0);
-          }
-        }) {}
-  ~Heartbeat() {
-    {
-      const std::lock_guard lock(mutex_);
-      over_ = true;
-    }
-    wake_.notify_all();
-    thread_.join();
-  }
-  Heartbeat(const Heartbeat&) = delete;
-  Heartbeat& operator=(const Heartbeat&) = delete;
-
- private:
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  bool over_ = false;
-  std::thread thread_;  // last: it uses the others
-};
-
 // The ranks of one width's phase.
 struct Phase {
   int ranks = 1;
@@ -202,12 +172,14 @@ class Runner {
 
   RunnerResult run() {
     std::set<int, std::greater<>> widths;
-    for (size_t c = 0; c < plan_.cells.size(); ++c) widths.insert(queue_.ranks_of(c));
+    for (size_t c = 0; c < plan_.cells.size(); ++c) {
+      if (!plan_.waits(c)) widths.insert(queue_.ranks_of(c));
+    }
     for (const int ranks : widths) {
       progress_.set_lanes(runtime_.size() / ranks);
       run_phase(make_phase(ranks));
       // Lanes see the end within a look of one another; on a request to stop, each after its step.
-      const Heartbeat heart(watchdog_);
+      const Watchdog::Pause others_watch_theirs(watchdog_);
       result_.stopped = runtime_.world()->max_on_host(result_.stopped ? 1 : 0) != 0;
       if (result_.stopped) break;
     }
@@ -231,8 +203,7 @@ class Runner {
   void run_phase(const Phase& phase) {
     auto wait = kLeastWait;
     for (;;) {
-      watchdog_.beat("looking for a trial", 0);
-      progress_.update();
+      beat(phase, "looking for a trial", 0);
       if (stop_requested()) result_.stopped = true;
       const Next next = phase.lane.comm == nullptr ? watch(phase) : next_of(phase);
       if (next.end) return;
@@ -246,6 +217,15 @@ class Runner {
       }
       lock_.reset();
     }
+  }
+
+  void beat(const Phase& phase, const char* what, int64_t step) {
+    watchdog_.beat(what, step);
+    if (runtime_.rank() == 0 && seconds_since(looked_) > kBetweenLooks) {  // for the progress line
+      look_and_see(phase.ranks);
+      looked_ = Clock::now();
+    }
+    progress_.update();
   }
 
   struct Next {
@@ -311,18 +291,15 @@ class Runner {
     const Options options = plan_.options_of(trial);
     const StudyOptions& study = plan_.cells[trial.cell].options.study;
     const double started = unix_time();
-    nlohmann::ordered_json head = {{"status", "INCOMPLETE"},  {"stage", name_of(trial.stage)},
-                                   {"seed", trial.seed},      {"ranks", phase.ranks},
-                                   {"host", runtime_.host()}, {"first_rank", runtime_.rank()},
-                                   {"started", started}};
+    nlohmann::ordered_json head = {
+        {"status", "INCOMPLETE"}, {"stage", name_of(trial.stage)}, {"seed", trial.seed},
+        {"ranks", phase.ranks},   {"host", runtime_.host()},       {"first_rank", runtime_.rank()},
+        {"started", started},     {"versions", versions_},         {"arithmetic", arithmetic()}};
     if (first) folder_.write_metadata(trial, head);
     TrialResult result;
     try {
       result = run_trial(phase.lane, options, study, trial.stage, data_.of(options),
-                         [&](const char* what, int64_t step) {
-                           watchdog_.beat(what, step);
-                           progress_.update();
-                         });
+                         [&](const char* what, int64_t step) { beat(phase, what, step); });
     } catch (const UsageError& error) {  // of this lane alone, so it ends the job
       throw Error(concat(plan_.folder_of(trial), ": ", error.what()), error.code());
     }
@@ -350,6 +327,8 @@ class Runner {
   Queue queue_;
   Progress progress_;
   std::unique_ptr<FileLock> lock_;  // of the trial under way
+  Clock::time_point looked_ = Clock::now();
+  const nlohmann::ordered_json versions_ = nlohmann::ordered_json::parse(versions_json());
   RunnerResult result_;
 };
 

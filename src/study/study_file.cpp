@@ -28,6 +28,26 @@ bool is_axis(const std::string& key, const std::string& value) {
   return value.find('|') != std::string::npos || value.find(" .. ") != std::string::npos;
 }
 
+// Options of trainings that mean nothing here, and what to do instead.
+const std::map<std::string, std::string>& not_of_studies() {
+  static const std::map<std::string, std::string> keys = {
+      {"run.out", "give study.out instead"},
+      {"run.seed", "give study.seeds instead"},
+      {"norm.eval", "it measures under running, recomputed and batch statistics; remove the key"},
+      {"run.checkpoint_steps", "its trials are begun again; remove the key"},
+      {"run.checkpoint_minutes", "its trials are begun again; remove the key"},
+      {"run.keep_checkpoints", "its trials are begun again; remove the key"},
+      {"run.check_steps", "remove the key"}};
+  return keys;
+}
+
+// What all trials share.
+const std::vector<std::string>& keys_of_job() {
+  static const std::vector<std::string> keys = {"run.device", "run.backend", "run.threads",
+                                                "run.timeout"};
+  return keys;
+}
+
 bool is_experiment(const std::string& section) {
   return section.compare(0, std::string(kExperiment).size(), kExperiment) == 0;
 }
@@ -49,12 +69,6 @@ std::string checked_name(const std::string& section, const std::string& where) {
   return name;
 }
 
-// The same message as set_option's, for an axis that a file or the command line gives.
-[[noreturn]] void refuse_axis(const std::string& where, const std::string& message) {
-  if (where.empty()) throw UsageError(message);
-  refuse_line(where, message);
-}
-
 Axis parse_axis(const std::string& key, const std::string& value, const std::string& where) {
   Axis axis{split(key, '&'), {}, where};
   try {
@@ -64,11 +78,11 @@ Axis parse_axis(const std::string& key, const std::string& value, const std::str
     }
     for (const std::string& tuple : split(value, '|')) axis.values.push_back(split(tuple, '&'));
   } catch (const UsageError& error) {
-    refuse_axis(where, error.what());
+    refuse_line(where, error.what());
   }
   for (const auto& tuple : axis.values) {
     if (tuple.size() == axis.keys.size()) continue;
-    refuse_axis(where,
+    refuse_line(where,
                 concat(key, ": expected ", axis.keys.size(),
                        " values joined by '&' between the '|', found ", tuple.size(), " of them"));
   }
@@ -93,7 +107,7 @@ void apply(Experiment& experiment, const std::string& key, const std::string& va
     for (size_t i = 0; i < axis.keys.size(); ++i) probe.set(axis.keys[i], tuple[i], where);
   }
   const std::set<std::vector<std::string>> distinct(axis.values.begin(), axis.values.end());
-  if (distinct.size() != axis.values.size()) refuse_axis(where, concat(key, ": a value twice"));
+  if (distinct.size() != axis.values.size()) refuse_line(where, concat(key, ": a value twice"));
   experiment.axes.push_back(std::move(axis));
 }
 
@@ -115,10 +129,26 @@ void check_axes(const Experiment& experiment) {
                             "most ", kMostCells),
                      ExitCode::kConfig);
   }
-  for (const char* key : {"run.out", "run.seed"}) {
+  for (const auto& [key, instead] : not_of_studies()) {
     if (seen.count(key) == 0 && experiment.base.train.set_keys.count(key) == 0) continue;
-    throw UsageError(concat(key, " is the study's to set; give study.",
-                            std::string(key) == "run.out" ? "out" : "seeds", " instead"));
+    throw option_error(experiment.base.train, key, "does nothing in a study: " + instead);
+  }
+  for (const std::string& key : keys_of_job()) {
+    if (seen.count(key) == 0) continue;
+    throw UsageError(concat(key, " is of the whole job and cannot be an axis; set it in [run]"),
+                     ExitCode::kConfig);
+  }
+}
+
+void check_alike(const std::vector<Experiment>& experiments) {
+  const Experiment& first = experiments.front();
+  for (const Experiment& experiment : experiments) {
+    for (const std::string& key : keys_of_job()) {
+      if (experiment.base.get(key) == first.base.get(key)) continue;
+      throw UsageError(concat("[experiment ", experiment.name, "]: ", key,
+                              " is of the whole job: give it once, in [run]"),
+                       ExitCode::kConfig);
+    }
   }
 }
 
@@ -196,6 +226,7 @@ std::vector<Experiment> parse_study(const CommandLine& line, const std::string& 
                        ExitCode::kConfig);
     }
   }
+  check_alike(experiments);
   return experiments;
 }
 

@@ -170,6 +170,11 @@ const Outcome* StudyFolder::outcome(const Trial& trial) {
   const Json metadata = read_json(at + "/metadata.json");
   if (!is_finished(metadata)) return nullptr;
   try {
+    if (metadata.at("lr") != trial.lr) {
+      log_warning(concat("'", at, "' is of the learning rate ", metadata.at("lr").dump(),
+                         ", expected ", trial.lr, ", and is made anew"));
+      return nullptr;
+    }
     Finished found = finished_from(metadata, plan_.folder_of(trial));
     return &finished_.emplace(at, std::move(found)).first->second.outcome;
   } catch (const Json::exception& error) {

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstdio>
 
+#include "base/options_ini.hpp"
+
 namespace syncbn {
 namespace {
 
@@ -81,11 +83,7 @@ void check_known(const std::string& key, const std::string& where) {
   if (std::find(keys.begin(), keys.end(), key) != keys.end()) return;
   const auto more = keys_of(StudyOptions());
   keys.insert(keys.end(), more.begin(), more.end());
-  const std::string near = did_you_mean(key, keys);
-  const std::string message =
-      concat("unknown key ", quoted(key), near.empty() ? "; --help lists all keys" : near);
-  if (where.empty()) throw UsageError(message);
-  throw UsageError(concat(where, ": ", message), ExitCode::kConfig);
+  refuse_line(where, unknown_key(key, keys));
 }
 
 }  // namespace
@@ -98,9 +96,8 @@ void TrialOptions::set(const std::string& key, const std::string& value, const s
     return;
   }
   if (expected->empty()) return;
-  const std::string message = concat(key, ": expected ", *expected, ", found ", quoted(value));
-  if (where.empty()) throw UsageError("--" + message);
-  throw UsageError(concat(where, ": ", message), ExitCode::kConfig);
+  refuse_line(where, concat(where.empty() ? "--" : "", key, ": expected ", *expected, ", found ",
+                            quoted(value)));
 }
 
 std::string TrialOptions::get(const std::string& key) const {

@@ -3,13 +3,13 @@
 #include <ATen/ATen.h>
 
 #include <array>
-#include <chrono>
 #include <cmath>
 #include <optional>
 
+#include "base/clock.hpp"
+#include "base/csv.hpp"
 #include "comm/stop.hpp"
 #include "study/probes.hpp"
-#include "study/table.hpp"
 #include "train/measurements.hpp"
 
 namespace syncbn {
@@ -91,12 +91,6 @@ class Course {
   }
 
  private:
-  using Clock = std::chrono::steady_clock;
-
-  static double seconds_since(Clock::time_point start) {
-    return std::chrono::duration<double>(Clock::now() - start).count();
-  }
-
   template <class Row>
   static void add(TrialResult& result, const char* name, const std::vector<Row>& rows) {
     if (!rows.empty()) result.tables.emplace_back(name, to_csv(rows));
@@ -166,6 +160,10 @@ class Course {
     if (met_samples_ > 0) row.met_loss = met_loss_ / static_cast<double>(met_samples_);
     score(row, kVal, kOfRunning, Statistics::kRunning);
     rows_.push_back(row);
+    if (!std::isfinite(row.loss[kVal][kOfRunning]) && is_lost()) {
+      diverge(concat("the validation loss is ", row.loss[kVal][kOfRunning], " at step ", row.step));
+      return;
+    }
     if (row.epoch >= 1 && row.met_loss > kDivergedLoss * first_loss_) {
       diverge(concat("the training loss is ", row.met_loss, " at step ", row.step, ", above ",
                      kDivergedLoss, " times the first step's ", first_loss_));
@@ -176,6 +174,12 @@ class Course {
     if (full) score_all(rows_.back());
     evaluation_seconds_ += seconds_since(start);
     if (full) probe();
+  }
+
+  // Whether the network itself has no finite loss, and not just its running statistics fail it.
+  bool is_lost() {
+    return trainer_.network().batch_norms().empty() ||
+           !std::isfinite(trainer_.score(data_.validation, Statistics::kBatch).loss_sum);
   }
 
   void score(Measurement& row, SplitIndex split, StatisticsIndex of, Statistics statistics) {
@@ -289,12 +293,11 @@ class Course {
     return all;
   }
 
-  // Means over the lane's ranks, per step where it says so.
+  // Means over the lane's ranks (memory: the largest), per step where it says so.
   Json cost_json() {
     const StepTimes t = trainer_.take_times();
-    at::Tensor sums = at::tensor({t.data, t.forward, t.backward, t.norm_comm, t.gradient_comm,
-                                  t.optimizer, static_cast<double>(peak_bytes_)},
-                                 at::kDouble);
+    at::Tensor sums = at::tensor(
+        {t.data, t.forward, t.backward, t.norm_comm, t.gradient_comm, t.optimizer}, at::kDouble);
     lane_.host->all_reduce(sums);
     sums.div_(lane_.host->size());
     const auto mean = [&](int64_t i) { return sums[i].item<double>(); };
@@ -309,7 +312,7 @@ class Course {
             {"evaluation_s", evaluation_seconds_},
             {"probe_s", probe_seconds_},
             {"step_s", seconds_ / steps},
-            {"peak_tensor_bytes", mean(6)},
+            {"peak_tensor_bytes", lane_.host->max_on_host(peak_bytes_)},
             {"norm_calls", per_step(t.norm_traffic.calls)},
             {"norm_bytes", per_step(t.norm_traffic.bytes)},
             {"gradient_calls", per_step(t.gradient_traffic.calls)},

@@ -3,35 +3,19 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "base/csv.hpp"
+
 namespace syncbn {
-namespace {
-
-std::string text(int64_t value) {
-  return std::to_string(value);
-}
-std::string text(double value) {
-  return nlohmann::json(value).dump();
-}  // shortest that reads back
-
-std::string csv_line(const MetricsRow& row, bool header) {
-  std::string line;
-  for_each_metric(row, [&](const char* name, const auto& value, const char*) {
-    line += (line.empty() ? "" : ",") + (header ? std::string(name) : text(value));
-  });
-  return line;
-}
-
-}  // namespace
 
 MetricsFiles::MetricsFiles(const std::string& folder, Bytes keep)
     : csv_(folder + "/metrics.csv", keep.csv), jsonl_(folder + "/metrics.jsonl", keep.jsonl) {
-  if (keep.csv == 0) csv_.append(csv_line({}, /*header=*/true));
+  if (keep.csv == 0) csv_.append(csv_line(MetricsRow{}, /*header=*/true));
 }
 
 void MetricsFiles::append(const MetricsRow& row) {
   csv_.append(csv_line(row, /*header=*/false));
   nlohmann::ordered_json object;
-  for_each_metric(row,
+  for_each_column(row,
                   [&](const char* name, const auto& value, const char*) { object[name] = value; });
   object["rank_peak_memory_bytes"] = row.rank_peak_memory_bytes;
   jsonl_.append(object.dump());

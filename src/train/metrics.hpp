@@ -1,6 +1,6 @@
 // Metrics: one row per epoch, one table of columns, three sinks (CSV, JSON lines, the console).
 //
-// To add a metric: a field of MetricsRow and a line of `for_each_metric`.
+// To add a metric: a field of MetricsRow and a line of `for_each_column`.
 #pragma once
 
 #include <cstdint>
@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "base/file.hpp"
+#include "base/options_table.hpp"
 
 namespace syncbn {
 
@@ -27,8 +28,8 @@ struct MetricsRow {
 };
 
 /// Calls f("train_loss", field, "what it is") for each column, in the order of the CSV file.
-template <class Row, class F>
-void for_each_metric(Row& row, F&& f) {
+template <class Row, class F, OnlyFor<Row, MetricsRow> = 0>
+void for_each_column(Row& row, F&& f) {
   f("epoch", row.epoch, "epochs done");
   f("step", row.step, "steps done");
   f("samples", row.samples, "samples trained on, over all ranks");

@@ -1,8 +1,8 @@
 #include "train/run.hpp"
 
 #include <algorithm>
-#include <chrono>
 
+#include "base/clock.hpp"
 #include "base/log.hpp"
 #include "comm/arithmetic.hpp"
 #include "comm/watchdog.hpp"
@@ -15,12 +15,6 @@
 
 namespace syncbn {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
-}
 
 std::string progress(const Trainer& trainer, int64_t first_step, Clock::time_point start) {
   if (trainer.step() == first_step) return "starting";

@@ -103,6 +103,8 @@ Trainer::Trainer(CommPtr comm, const Options& options, const Dataset& data, at::
                          dtype_of(options), device),
       test_gather_(data.test, pixel_scale(options.data.scale), capacity_, dtype_of(options),
                    device),
+      augmentation_(options.data.augment, seed_of(options, Stream::kAugmentation),
+                    data.train.pixels()),
       marks_{DeviceMark(device), DeviceMark(device)},
       labels_(at::zeros({capacity_}, at::TensorOptions(at::kLong).device(device))),
       totals_(
@@ -126,6 +128,11 @@ StepTimes Trainer::take_times() {
 
 int64_t Trainer::epochs_in_all() const {
   return (steps_in_all() + steps_per_epoch() - 1) / std::max<int64_t>(1, steps_per_epoch());
+}
+
+void Trainer::start_epoch(int64_t epoch) {
+  sampler_.start_epoch(epoch);
+  augmentation_.start_epoch(epoch);
 }
 
 void Trainer::begin_epoch(int64_t epoch) {
@@ -190,7 +197,8 @@ void Trainer::train_step(int64_t k) {
 
   at::Tensor& x = network_.input(n);  // (n, pixels)
   at::Tensor labels = labels_.narrow(0, 0, n);
-  train_gather_(sampler_.samples(k, context.rows), n, x, labels);
+  train_gather_(sampler_.samples(k, context.rows), n, x, labels, &augmentation_,
+                k * batch_ + context.rows.begin);
   watch.lap(times_.data);
 
   const double comm_before = times_.norm_comm;

@@ -83,7 +83,7 @@ class Trainer {
 
   /// The two halves of train_epoch: make the order of an epoch, then (collective) take one step on
   /// the samples of its global batch `k`.
-  void start_epoch(int64_t epoch) { sampler_.start_epoch(epoch); }
+  void start_epoch(int64_t epoch);
   void train_step(int64_t k);
 
   /// Collective. Loss and accuracy over a split, with the statistics of norm.eval. `recomputed`
@@ -93,7 +93,8 @@ class Trainer {
   Score evaluate(const Split& split, bool keep_statistics = false);
   /// Collective. The same over the first `samples` (-1: all) of the training, validation or test
   /// split and with these statistics. kBatch: of groups of M in batches of B; a last batch that
-  /// would have a group of one sample takes samples before it in, which are not counted twice.
+  /// would have a group of one sample takes samples before it in, which are not counted twice. The
+  /// loss may be infinite or NaN.
   Score score(const Split& split, Statistics statistics, int64_t samples = -1);
 
   /// Collective. All that training goes on from: state_dict(), "optimizer.…", and what the epoch so
@@ -152,6 +153,7 @@ class Trainer {
   StatsGrouping whole_;  // one row per shard, all in one group: for sums over shards
   std::map<int64_t, std::vector<Range>> shard_rows_;  // by batch size
   BatchGather train_gather_, validation_gather_, test_gather_;
+  Augmentation augmentation_;        // of what is trained on, and of nothing that is measured
   std::array<DeviceMark, 2> marks_;  // the ends of the last two calls of the network, in turn
   size_t turn_ = 0;
   at::Tensor labels_;                  // (capacity) int64

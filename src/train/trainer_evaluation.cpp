@@ -27,14 +27,15 @@ std::vector<Range> rows_from(std::vector<Range> ranges, int64_t from) {
 
 Score Trainer::evaluate(const Split& split, bool keep_statistics) {
   const bool recomputed = options_.norm.kind == "batch" && options_.norm.eval == "recomputed";
-  if (!recomputed) {
-    const bool by_batch = options_.norm.kind == "batch" && options_.norm.eval == "batch";
-    return score(split, by_batch ? Statistics::kBatch : Statistics::kRunning);
+  const bool by_batch = options_.norm.kind == "batch" && options_.norm.eval == "batch";
+  std::vector<at::Tensor> kept;
+  if (recomputed) {
+    kept = running_statistics();
+    recompute_statistics();
   }
-  const std::vector<at::Tensor> kept = running_statistics();
-  recompute_statistics();
-  const Score result = score(split, Statistics::kRunning);
-  if (!keep_statistics) set_running_statistics(kept);
+  const Score result = score(split, by_batch ? Statistics::kBatch : Statistics::kRunning);
+  if (recomputed && !keep_statistics) set_running_statistics(kept);
+  check_finite(result.loss_sum, "evaluation");
   return result;
 }
 
@@ -84,7 +85,6 @@ Score Trainer::score(const Split& split, Statistics statistics, int64_t samples)
   totals.run();
   comm_->wait(device_);
   const at::Tensor all = totals.table()[0].cpu();
-  check_finite(all[0].item<double>(), "evaluation");
   return {all[0].item<double>(), static_cast<int64_t>(all[1].item<double>()), end};
 }
 

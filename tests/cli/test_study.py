@@ -42,6 +42,8 @@ def test_leaves_a_tree_of_results(whole):
     assert [rate["lr"] for rate in tuning["curve"]] == [0.01, 0.1]
     for seed in (1, 2):
         metadata = found[f"tuned/train.batch=32/final-seed{seed}"]
+        assert metadata["versions"] == description["versions"]
+        assert metadata["arithmetic"] == description["arithmetic"]
         assert metadata["lr"] == tuning["chosen"] and metadata["seed"] == seed
         assert metadata["options"]["run.seed"] == str(seed)
         assert (cell / f"final-seed{seed}" / "layers.csv").exists()
@@ -132,6 +134,35 @@ def test_sixty_short_trials_keep_both_ranks_busy(tmp_path):
     assert len(trials) == 60
     span = max(t["finished"] for t in trials) - min(t["started"] for t in trials)
     assert sum(t["finished"] - t["started"] for t in trials) / (2 * span) >= BUSY
+
+
+SHORT = study.TEXT.split("[experiment")[0].replace("epochs = 120", "epochs = 5")
+
+
+def test_the_longest_trials_come_first(tmp_path):
+    text = SHORT + "[experiment a]\ntrain.batch = 64 | 16 | 128 | 32\nnorm.kind = none\n"
+    out = tmp_path / "out"
+    assert study.run(study.write(tmp_path, text), out, ranks=1).code == 0
+    order = sorted(study.finished(out).values(), key=lambda trial: trial["started"])
+    assert [trial["batch"] for trial in order] == [16, 16, 32, 32, 64, 64, 128, 128]
+
+
+def test_cells_that_need_more_ranks_wait_for_them(tmp_path):
+    text = SHORT + "[experiment a]\nstudy.ranks = 1 | 3\nstudy.impossible = drop\n"
+    config, out = study.write(tmp_path, text), tmp_path / "out"
+    few = study.run(config, out, ranks=2)
+    assert few.code == 0, few.stderr
+    assert "waiting: a/study.ranks=3: needs mpirun -n 3 or more" in few.stderr
+    assert "the same command under mpirun -n 3 goes on" in few.stderr
+    assert {trial["ranks"] for trial in study.finished(out).values()} == {1}
+    cells = json.loads((out / "study.json").read_text())["experiments"][0]["cells"]
+    assert [cell["trials"] for cell in cells] == [2, 2], "those that wait are planned too"
+    many = study.run(config, out, ranks=3)
+    assert many.code == 0 and "4 trials, 2 of them now" in many.stderr, many.stderr
+    assert "waiting" not in many.stderr
+    found = study.results(out)
+    for seed in (1, 2):
+        assert found[f"a/study.ranks=1/final-seed{seed}"] == found[f"a/study.ranks=3/final-seed{seed}"]
 
 
 def test_a_damaged_trial_is_run_again(whole, tmp_path):
