@@ -6,8 +6,8 @@ import math
 import numpy as np
 import pandas as pd
 
-from report.evidence import (accuracy, by_seed, difference, finals, flags, median_steps, of_trials,
-                             quotient, refuse_unknown_axes, targets_of)
+from report.evidence import (accuracy, by_seed, difference, finals, flags, median_to_target,
+                             of_trials, quotient, refuse_unknown_axes, targets_of)
 from report.results import Results
 from report.statistics import Estimate, Hyperbola, hyperbola, mean_interval, power_law
 from report.verdicts import (CHECK_WORDS, FAILS, HOLDS, OPEN, Part, Verdict, at_least, judge,
@@ -88,7 +88,7 @@ def _medians(targets: pd.DataFrame) -> dict[int, float]:
     found = {}
     for b, rows in targets.groupby("B"):
         refuse_unknown_axes(rows)
-        found[int(b)] = median_steps(rows).value
+        found[int(b)] = median_to_target(rows).value
     return found
 
 

@@ -113,7 +113,7 @@ def time_ratio(slow: pd.DataFrame, fast: pd.DataFrame, column: str = "steps",
     if censored and column != "steps":
         return None, (f"{censored} of {len(seeds)} of the slower arm's trials never reached the "
                       "target")
-    reached = slow[column].where(slow["reached"], slow["budget"])
+    reached = or_budget(slow, column)
     estimate = ratio(reached, fast[column])
     if not censored:
         return estimate, ""
@@ -142,21 +142,21 @@ def quotient(above: Estimate, below: Estimate) -> Estimate:
                     above.high / below.low if below.low > 0 else math.inf, n)
 
 
-def median_steps(targets: pd.DataFrame) -> Estimate:
-    times = targets["steps"].where(targets["reached"], targets["budget"])
-    return kaplan_meier_median(times, targets["reached"])
+def or_budget(targets: pd.DataFrame, column: str) -> pd.Series:
+    """Steps or seconds to targets, and of those that were not reached what was spent on them."""
+    return targets[column].where(targets["reached"], targets[f"{column}_budget"])
+
+
+def median_to_target(targets: pd.DataFrame, column: str = "steps") -> Estimate:
+    """Kaplan and Meier's; infinite where more than half did not get there."""
+    return kaplan_meier_median(or_budget(targets, column), targets["reached"])
 
 
 def targets_of(results: Results, experiment: str) -> pd.DataFrame:
-    """Final trials' targets at the experiment's largest error: its first goal. A diverged trial is
-    censored at no finite budget: more steps would not have helped it."""
-    of = results.experiment(experiment)
-    targets = of.targets[of.targets["stage"] == "final"]
-    if targets.empty:
-        return targets
-    diverged = of.trials.loc[of.trials["status"] == "DIVERGED", "id"]
-    budget = targets["budget"].astype(float).mask(targets["id"].isin(diverged), math.inf)
-    return targets.assign(budget=budget)[targets["error"] == targets["error"].max()]
+    """Final trials' targets at the experiment's largest error: its first goal."""
+    targets = results.experiment(experiment).targets
+    targets = targets[targets["stage"] == "final"]
+    return targets[targets["error"] == targets["error"].max()]
 
 
 def of_trials(table: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,8 @@ TRIAL = ["study", "experiment", "cell", "trial", "id", "stage", "seed", "status"
          "arm", "edge", "fallback", "steps", "epochs", "samples", "seconds", "stopped", "reason",
          "ranks", "parameters", "device", "host", "first_rank", "started", "finished", "settings"]
 OF_TARGET = ["experiment", "cell", "stage", "seed", "arm", "B", "M", "lr", "edge"]
-TARGET = ["id", "error", "steps", "samples", "epochs", "seconds", "budget", "reached", *OF_TARGET]
+REACHED = ["steps", "samples", "epochs", "seconds"]
+TARGET = ["id", "error", *REACHED, "steps_budget", "seconds_budget", "reached", *OF_TARGET]
 TUNING = ["study", "experiment", "cell", "arm", "B", "M", "lr", "median", "diverged", "values",
           "chosen", "edge", "fallback", "criterion"]
 MISSING = ["study", "experiment", "cell", "planned", "found"]
@@ -134,7 +136,7 @@ def load(folders: list[Path]) -> Results:
             tables["ledger"].append(ledger.assign(study=study["name"]))
     trials = _numbers_where_possible(_frame(rows["trials"], [*TRIAL, *_final_columns()]))
     targets = _frame(rows["targets"], TARGET).astype(
-        {**dict.fromkeys(("steps", "samples", "epochs", "seconds"), float), "reached": bool})
+        {**dict.fromkeys(REACHED, float), "reached": bool})
     return Results(
         studies=studies, trials=trials, targets=targets,
         tuning=_frame(rows["tuning"], TUNING), missing=_frame(rows["missing"], MISSING),
@@ -219,11 +221,19 @@ def _read_trial(path: Path, where: dict, settings: dict, tuning: dict | None, ro
         if table is not None:
             tables[name].append(table.assign(id=trial["id"]))
     trial |= _final_values(measured["measurements"])
-    for target in metadata.get("targets", []):
-        rows["targets"].append({
-            **target, "id": trial["id"], "budget": trial["steps"],
-            "reached": target["steps"] is not None, **{key: trial[key] for key in OF_TARGET}})
+    rows["targets"].extend(_target(target, trial) for target in metadata.get("targets", []))
     return trial
+
+
+def _target(target: dict, trial: dict) -> dict:
+    """A diverged trial reaches no target, also if it was there before, and has no finite budget:
+    more steps would not have helped it."""
+    lost = trial["status"] == "DIVERGED"
+    return {**target, **(dict.fromkeys(REACHED) if lost else {}), "id": trial["id"],
+            **{f"{unit}_budget": math.inf if lost else trial.get(unit)
+               for unit in ("steps", "seconds")},
+            "reached": not lost and target["steps"] is not None,
+            **{key: trial[key] for key in OF_TARGET}}
 
 
 def _final_columns() -> list[str]:

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from report import figures, tables
+from report import evidence, figures, statistics, tables
 from report.figures import conditions, drawing, noise, scaling
 from report.results import load
 from support import whole_study
@@ -66,6 +66,29 @@ def test_a_median_that_was_not_reached_is_no_point_and_seeds_stay(results):
     [censored] = [t for t in plot.data if t.marker.symbol == "triangle-up-open"]
     assert list(censored.x) == [2048, 2048]
     assert list(censored.y) == [2 * int(1.3 * (60 + 60_000 / 2048))] * 2, "drawn at the budget"
+
+
+def test_medians_count_a_diverged_trial_as_the_verdicts_do(tmp_path):
+    """One of five diverged early, another after it had been at the target."""
+    def trials(steps):
+        lost = [Trial(4, status="DIVERGED", steps=10, targets={0.05: None}),
+                Trial(5, status="DIVERGED", steps=steps, targets={0.05: 10})]
+        return [Trial(s, targets={0.05: steps + 10 * s}) for s in (1, 2, 3)] + lost
+    sizes = {16: 4000, 64: 1000, 256: 300, 1024: 200}
+    results = study(tmp_path, Experiment("steps_to_target", [
+        Cell({"train.batch": str(b), "norm.kind": "none"}, trials(steps),
+             whole_study.tuning({0.1: 0.9}, 0.1)) for b, steps in sizes.items()], tune_lr=[0.1]))
+    judged = {b: evidence.median_to_target(rows).value for b, rows in
+              evidence.targets_of(results, "steps_to_target").groupby("B")}
+    assert judged == {b: steps + 30 for b, steps in sizes.items()}, "the third of five"
+    [(_, plot)] = scaling.steps_plots(scaling.targets_frame(results))
+    assert dict(zip(*series(plot, "none"))) == judged
+    [(_, plot)] = scaling.seconds_plots(scaling.targets_frame(results))
+    assert dict(zip(*series(plot, "none"))) == pytest.approx(
+        {b: steps * 4e-4 for b, steps in judged.items()})
+    drawn = scaling.hyperbola_frame(results)
+    fit = statistics.hyperbola(list(judged), list(judged.values()))
+    assert drawn["critical_batch"].iloc[0] == fit.critical_batch.value and len(drawn) == 12
 
 
 def test_keys_that_move_with_the_batch_size_split_no_line(tmp_path):

@@ -63,8 +63,18 @@ def test_a_censored_target_keeps_its_budget(study):
     reached = only(targets, error=0.03)
     assert reached["reached"] and reached["steps"] == 120 and reached["samples"] == 120 * 128
     censored = only(targets, error=0.02)
-    assert not censored["reached"] and math.isnan(censored["steps"]) and censored["budget"] == 500
+    assert not censored["reached"] and math.isnan(censored["steps"])
+    assert censored["steps_budget"] == 500 and censored["seconds_budget"] == 500 * 4e-4
     assert censored["arm"] == "BN M=32" and censored["edge"] == "high"
+
+
+def test_a_diverged_trial_reaches_nothing_and_no_budget_bounds_it(tmp_path):
+    """Neither does what it reached before count."""
+    lost = Trial(1, status="DIVERGED", steps=40, targets={0.05: 20, 0.03: None})
+    targets = load([write_study(tmp_path / "study", [Experiment("one", [Cell({}, [lost])])])]).targets
+    assert len(targets) == 2 and not targets["reached"].any()
+    assert targets[["steps", "samples", "epochs", "seconds"]].isna().all(axis=None)
+    assert (targets[["steps_budget", "seconds_budget"]] == math.inf).all(axis=None)
 
 
 def test_tuning_is_read_with_its_choice(study):
