@@ -47,6 +47,8 @@ TABLES = {
     "units": ["step", "unit", "p15", "p50", "p85"],
 }
 TEXT = {column: str for column in ("name", "type", "trial", "stage", "status", "host")}
+# Options that older studies lack, and what held in them.
+ADDED_OPTIONS = {"data.augment": "none"}
 # Files that a study writes anew by themselves; any other is of a trial and is lost with it.
 ALONE = ("study.json", "ledger.csv", "cell.json", "tuning.json")
 
@@ -211,7 +213,7 @@ def _read_trial(path: Path, where: dict, settings: dict, tuning: dict | None, ro
         "edge": (tuning or {}).get("edge", "none"),
         "fallback": (tuning or {}).get("fallback", False),
         **{key: metadata.get(key) for key in TRIAL if key in metadata},
-        **metadata["options"],
+        **ADDED_OPTIONS, **metadata["options"],
         **{f"cost.{key}": value for key, value in metadata.get("cost", {}).items()},
     }
     measured = {name: _read_table(path.parent, name) for name in TABLES}

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from report import checks, checks_norm, checks_published, checks_scaling
-from support.planted import accuracies, cells, experiment, factor, noise
+from support.planted import accuracies, cells, experiment, factor, judged, noise
 from support.study_tree import Cell, Trial
 
 SEEDS = range(1, 6)
@@ -18,14 +18,6 @@ def test_all_checks_without_data_are_undecided_with_a_reason(study):
     for verdict in verdicts:
         assert verdict.verdict == "undecided" and verdict.reason, verdict
         assert verdict.low is None and verdict.n == 0 and verdict.claim and verdict.figure
-
-
-def judged(check, study, made, verdict, reason=""):
-    found = check(study(*made))
-    assert found.verdict == verdict, found
-    assert reason in found.reason, found
-    assert (found.reason == "") == (verdict == "pass")
-    return found
 
 
 # --- S1
@@ -77,26 +69,6 @@ def keskar(small=98.03, large=97.81, batches=(256, 6000), limit="0"):
 def test_s3(study, values, verdict, reason):
     found = judged(checks_published.s3, study, keskar(**values), verdict, reason)
     assert found.low is not None
-
-
-# --- S4
-
-
-def hoffer(base=97.0, rule=97.9, adapted=98.3, batches=(128, 4096)):
-    small, large = batches
-    levels = {(small, small, "none", 50): 98.3, (large, large, "none", 50): base,
-              (large, large, "sqrt", 50): rule, (large, small, "sqrt", 50): rule,
-              (large, large, "sqrt", 1600): adapted}
-    made = cells(levels, ("train.batch", "norm.batch", "train.lr_rule", "train.epochs"))
-    return [experiment("hoffer", made, data__limit="0")]
-
-
-@pytest.mark.parametrize("values, verdict, reason", [
-    ({}, "pass", ""), ({"base": 98.1, "rule": 98.3}, "fail", "a gap of at least"),
-    ({"rule": 97.1}, "fail", "25 %"), ({"adapted": 97.9}, "fail", "below the small batch"),
-    ({"batches": (128, 1024)}, "undecided", "published size")])
-def test_s4(study, values, verdict, reason):
-    judged(checks_published.s4, study, hoffer(**values), verdict, reason)
 
 
 # --- S5, S8

@@ -278,36 +278,3 @@ def test_ranks_are_busy_as_the_ledger_says(tmp_path):
     """Trials of one second start a second apart, on one of two ranks."""
     results = study(tmp_path, Experiment("one", [Cell({}, [Trial(s) for s in (1, 2, 3, 4)])]))
     assert tables.busy(results, results.studies[0]).startswith("50%")
-
-
-def test_published_numbers_are_held_against_the_trials_meant(tmp_path):
-    cells = [Cell({"train.batch": b, "norm.batch": m}, [
-        Trial(s, finals={"test_running_accuracy": accuracy, "train_running_accuracy": 0.999})
-        for s in SEEDS]) for b, m, accuracy in (
-            ("256", "256", 0.981), ("6000", "6000", 0.976), ("6000", "256", 0.979))]
-    table = tables.published_table(study(tmp_path, Experiment("keskar", cells)))
-    ours = {row[1]: row[4].split("\N{NO-BREAK SPACE}")[0] for row in table.rows}
-    assert ours["small batch (256): test accuracy"] == "98.10"
-    assert ours["large batch (6,000): test accuracy"] == "97.60"
-    assert ours["large batch (6,000) with M = 256: test accuracy"] == "97.90"
-    assert ours["large batch (6,000): training accuracy"] == "99.90"
-
-
-def test_the_published_noise_scale_is_averaged_as_the_checks_do(tmp_path):
-    """Over quarters of the run, not over measurements, and with every seed or none."""
-    def rows(noise):
-        return [{"step": step, "small_batch": 16, "big_batch": 64, "small_norm2": 2,
-                 "big_norm2": 1, "gradient_norm2": gradient, "noise": noise * gradient * factor}
-                for step, (gradient, factor) in enumerate([(1, 1), (9, 2)] * 4)]
-
-    def ours(*noises):
-        cell = Cell({"norm.kind": "none"}, [
-            Trial(seed, tables={"noise_scale": rows(noise)})
-            for seed, noise in enumerate(noises, 1)])
-        folder = tmp_path / str(len(list(tmp_path.iterdir())))
-        table = tables.published_table(load([write_study(
-            folder, [Experiment("noise_scale", [cell])])]))
-        return table.rows[0][table.columns.index("ours")]
-
-    assert ours(100.0, 100.0).startswith("190"), "(1 + 18) / (1 + 9)"
-    assert ours(100.0, -100.0) == "–"

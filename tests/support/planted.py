@@ -38,3 +38,11 @@ def cells(levels: dict[tuple, float], keys: tuple[str, ...], seeds: int = 5, opt
 def experiment(name: str, made: list[Cell], **options: str) -> Experiment:
     return Experiment(name, made, options={key.replace("__", "."): value
                                            for key, value in options.items()})
+
+
+def judged(check, study, made, verdict, reason=""):
+    found = check(study(*made))
+    assert found.verdict == verdict, found
+    assert reason in found.reason, found
+    assert (found.reason == "") == (verdict == "pass")
+    return found

@@ -35,7 +35,8 @@ def targets_frame(results: Results) -> pd.DataFrame:
 def _target_medians(rows: pd.DataFrame, value: str) -> pd.DataFrame:
     return pd.DataFrame([{
         "arm": arm, "x": batch, "edge": selection.worst_edge(part["edge"]),
-        "y": median_to_target(part, value).value} for (arm, batch), part in rows.groupby(["arm", "B"])])
+        "y": median_to_target(part, value).value,
+    } for (arm, batch), part in rows.groupby(["arm", "B"])])
 
 
 def _to_target(frame: pd.DataFrame, value: str, axis: Axis, slope: bool) -> Plots:
