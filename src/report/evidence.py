@@ -50,7 +50,41 @@ def refuse_unknown_axes(frame: pd.DataFrame) -> None:
 
 
 def finals(results: Results, experiment: str) -> pd.DataFrame:
-    return results.experiment(experiment).finals
+    """Final trials; `neighbour` says of each cell by how much another rate is better."""
+    of = results.experiment(experiment)
+    better = better_neighbours(of)
+    return of.finals.assign(neighbour=[better.get(cell, "") for cell in of.finals["cell"]])
+
+
+def better_neighbours(results: Results) -> dict[str, str]:
+    """Of one experiment's cells whose chosen rate's neighbours ran on the final trials' seeds: the
+    first neighbour that is better by the criterion of the choice and its paired interval."""
+    found: dict[str, str] = {}
+    for (cell, lr), trials in results.trials[results.trials["stage"] == "near"].groupby(
+            ["cell", "lr"]):
+        tuned = results.tuning[results.tuning["cell"] == cell]
+        if len(tuned) and cell not in found:
+            chosen = results.finals[results.finals["cell"] == cell]
+            if gain := _gain(results, str(tuned["criterion"].iloc[0]), trials, chosen):
+                found[cell] = f"{lr:g} is better by {gain}"
+    return found
+
+
+def _gain(results: Results, criterion: str, near: pd.DataFrame, chosen: pd.DataFrame) -> str:
+    """What a neighbouring rate gains over the chosen one, "" if its interval shows no gain."""
+    if criterion == "steps_to_target":
+        first = results.targets[results.targets["error"] == results.targets["error"].max()]
+        slow, fast = (first[first["id"].isin(trials["id"])] for trials in (chosen, near))
+        times, _ = time_ratio(slow, fast) if len(slow) and len(fast) else (None, "")
+        shown = times is not None and times.low is not None and times.low > 1
+        return f"{show(times)} times fewer steps" if shown else ""
+    if criterion == "val_loss":
+        column = "final_val_running_loss"
+        gain, unit = difference(by_seed(chosen, column), by_seed(near, column)), ""
+    else:
+        column = "final_val_running_accuracy"
+        gain, unit = difference(accuracy(near, column), accuracy(chosen, column)), "pt"
+    return show(gain, unit) if gain.low is not None and gain.low > 0 else ""
 
 
 def by_seed(frame: pd.DataFrame, column: str, scale: float = 1.0) -> pd.Series:
@@ -165,8 +199,8 @@ def of_trials(table: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def flags(frame: pd.DataFrame) -> list[str]:
-    """What a reader must know of the trials used: rates at the edge of their grid, rates chosen
-    for want of a better, and trials that diverged."""
+    """What a reader must know of the trials used (`finals`): rates at the edge of their grid, rates
+    chosen for want of a better or beaten by a neighbour, and trials that diverged."""
     found = []
     for cell, trials in frame.groupby("cell", sort=False):
         cell = cell if len(cell) <= LONGEST_CELL else cell[:LONGEST_CELL - 1] + "…"
@@ -176,6 +210,8 @@ def flags(frame: pd.DataFrame) -> list[str]:
                          f"{edge} edge: {cell}")
         if bool(trials["fallback"].iloc[0]):
             found.append(f"no rate reached the target, chosen by accuracy: {cell}")
+        if trials["neighbour"].iloc[0]:
+            found.append(f"the neighbouring rate {trials['neighbour'].iloc[0]}: {cell}")
         diverged = int((trials["status"] == "DIVERGED").sum())
         if diverged:
             found.append(f"{diverged} of {len(trials)} trials diverged: without accuracy, and "
