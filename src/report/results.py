@@ -25,7 +25,9 @@ TRIAL = ["study", "experiment", "cell", "trial", "id", "stage", "seed", "status"
          "arm", "edge", "fallback", "steps", "epochs", "samples", "seconds", "stopped", "reason",
          "ranks", "parameters", "device", "host", "first_rank", "started", "finished", "settings"]
 OF_TARGET = ["experiment", "cell", "stage", "seed", "arm", "B", "M", "lr", "edge"]
-TARGET = ["id", "error", "steps", "samples", "epochs", "seconds", "budget", "reached", *OF_TARGET]
+# Of a trial, whatever it reached: of steps, samples and seconds.
+BUDGETS = {"budget": "steps", "samples_budget": "samples", "seconds_budget": "seconds"}
+TARGET = ["id", "error", "steps", "samples", "epochs", "seconds", *BUDGETS, "reached", *OF_TARGET]
 TUNING = ["study", "experiment", "cell", "arm", "B", "M", "lr", "median", "diverged", "values",
           "chosen", "edge", "fallback", "criterion"]
 MISSING = ["study", "experiment", "cell", "planned", "found"]
@@ -221,8 +223,9 @@ def _read_trial(path: Path, where: dict, settings: dict, tuning: dict | None, ro
     trial |= _final_values(measured["measurements"])
     for target in metadata.get("targets", []):
         rows["targets"].append({
-            **target, "id": trial["id"], "budget": trial["steps"],
-            "reached": target["steps"] is not None, **{key: trial[key] for key in OF_TARGET}})
+            **target, "id": trial["id"], "reached": target["steps"] is not None,
+            **{budget: trial.get(key) for budget, key in BUDGETS.items()},
+            **{key: trial[key] for key in OF_TARGET}})
     return trial
 
 

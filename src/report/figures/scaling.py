@@ -26,8 +26,7 @@ def targets_frame(results: Results) -> pd.DataFrame:
     with one rate for all, the rate would be compared and not the batch size."""
     trials = selection.varying(selection.finals(results, "train.batch"), "B", 3)
     trials = trials[trials["experiment"].isin(results.tuning["experiment"])]
-    budget = trials[["id", "facet", "seconds"]].rename(columns={"seconds": "seconds_budget"})
-    targets = results.targets.merge(budget, on="id")
+    targets = results.targets.merge(trials[["id", "facet"]], on="id")
     return targets.reindex(columns=TARGET).sort_values(["experiment", "arm", "B", "seed"],
                                                        kind="stable", ignore_index=True)
 
