@@ -34,31 +34,30 @@ def expects(**experiments: dict) -> Callable:
         @functools.wraps(verdict_of)
         def held_against_trials(results: Results) -> Verdict:
             verdict = verdict_of(results)
-            wrong = [_mismatch(results, experiment, key, expected)
-                     for experiment, settings in experiments.items()
-                     for key, expected in settings.items()]
-            if not any(wrong):
-                return verdict
-            return dataclasses.replace(verdict, verdict=CHECK_WORDS[OPEN],
-                                       reason="; ".join(filter(None, wrong)))
+            wrong = [found for experiment, settings in experiments.items()
+                     if (found := _mismatch(results, experiment, settings))]
+            return verdict if not wrong else dataclasses.replace(
+                verdict, verdict=CHECK_WORDS[OPEN], reason=" and ".join(wrong))
         return held_against_trials
     return decorate
 
 
-def _mismatch(results: Results, experiment: str, key: str, expected: object) -> str:
-    """What was found, where and in place of what; "" if nothing is wrong."""
+def _mismatch(results: Results, experiment: str, settings: dict) -> str:
+    """For instance "'ioffe_equal' has B 64 instead of 60", "" if nothing is wrong."""
+    wrong = []
+    for key, expected in settings.items():
+        found = list(dict.fromkeys(_values(results, experiment, key)))
+        if not all(_fits(value, expected) for value in found):
+            allowed = expected if isinstance(expected, tuple) else (expected,)
+            wrong.append(f"{key} {', '.join(map(_text, found))} instead of "
+                         f"{' or '.join(map(_text, allowed))}")
+    return f"'{experiment}' has {', '.join(wrong)}" if wrong else ""
+
+
+def _values(results: Results, experiment: str, key: str) -> list:
     trials = finals(results, experiment)
     if trials.empty:
-        return ""
-    found = list(dict.fromkeys(_values(results, experiment, key, trials)))
-    if all(_fits(value, expected) for value in found):
-        return ""
-    allowed = expected if isinstance(expected, tuple) else (expected,)
-    return (f"'{experiment}' has {key} {', '.join(map(_text, found))} where "
-            f"{' or '.join(map(_text, allowed))} is expected")
-
-
-def _values(results: Results, experiment: str, key: str, trials: pd.DataFrame) -> list:
+        return []
     if key == TARGET:
         return list(targets_of(results, experiment)["error"]) or ["none"]
     if key == TUNED_ON:

@@ -46,8 +46,8 @@ def test_s1(study, values, verdict, reason):
     ({}, "pass", ""), ({"large": 98.03}, "fail", "a gap"), ({"large": 97.2}, "fail", "a gap"),
     ({"small": 98.9, "large": 98.6}, "fail", "print"),
     ({"batches": (64, 1000)}, "undecided",
-     "'keskar' has B 64, 1,000 where 256 or 6,000 is expected"),
-    ({"limit": "10000"}, "undecided", "'keskar' has data.limit 10,000 where 0 is expected")])
+     "'keskar' has B 64, 1,000 instead of 256 or 6,000"),
+    ({"limit": "10000"}, "undecided", "'keskar' has data.limit 10,000 instead of 0")])
 def test_s3(study, values, verdict, reason):
     found = judged(checks_published.s3, study, keskar(**values), verdict, reason)
     assert found.low is not None
@@ -60,7 +60,7 @@ def test_s3(study, values, verdict, reason):
     ({}, "pass", ""), ({"base": 98.1, "rule": 98.3}, "fail", "a gap of at least"),
     ({"rule": 97.1}, "fail", "25 %"), ({"adapted": 97.9}, "fail", "below the small batch"),
     ({"batches": (128, 1024)}, "undecided",
-     "'hoffer' has B 128, 1,024 where 128 or 4,096 is expected")])
+     "'hoffer' has B 128, 1,024 instead of 128 or 4,096")])
 def test_s4(study, values, verdict, reason):
     judged(checks_published.s4, study, hoffer(**values), verdict, reason)
 
