@@ -130,10 +130,11 @@ def compare(first: pd.Series, second: pd.Series, what: str, margin: float = 0.0)
 
 def time_ratio(slow: pd.DataFrame, fast: pd.DataFrame, column: str = "steps",
                ) -> tuple[Estimate | None, str]:
-    """How many times as much `column` of targets the slow arm needs, and a remark. Where it is
-    censored in all or some pairs, its budget stands for it and the ratio is at least what is
-    given, so its interval has no upper end. None where the fast arm is censored, or all of the slow
-    one diverged: nothing pairs. Throws UnknownAxis."""
+    """How many times as much `column` of targets the slow arm needs, and a remark. The budget
+    stands for what is censored: of the slow arm, so that the ratio is at least what is given and
+    its interval has no upper end; of the fast one, so that it is at most that and the interval
+    begins at 0. None where both arms are censored, which bounds nothing, or all of the censored one
+    diverged, so that nothing pairs. Throws UnknownAxis."""
     refuse_unknown_axes(slow)
     refuse_unknown_axes(fast)
     slow, fast = slow.set_index("seed"), fast.set_index("seed")
@@ -141,28 +142,35 @@ def time_ratio(slow: pd.DataFrame, fast: pd.DataFrame, column: str = "steps",
     slow, fast = slow.loc[seeds], fast.loc[seeds]
     if not len(seeds):
         return None, "no seed has both arms"
-    if not fast["reached"].all():
-        return None, f"{(~fast['reached']).sum()} of {len(seeds)} trials never reached the target"
-    censored = int((~slow["reached"]).sum())
-    if censored and column != "steps":
-        return None, (f"{censored} of {len(seeds)} of the slower arm's trials never reached the "
-                      "target")
-    reached = or_budget(slow, column)
-    estimate = ratio(reached, fast[column])
-    if not censored:
+    of_slow, of_fast = (int((~arm["reached"]).sum()) for arm in (slow, fast))
+    if of_slow and of_fast:
+        return None, (f"{of_slow} and {of_fast} of {len(seeds)} trials of the two arms never "
+                      "reached the target, which bounds no ratio")
+    above, below = (until_target(arm, column) for arm in (slow, fast))
+    estimate = ratio(above, below)
+    if not of_slow and not of_fast:
         return estimate, ""
+    arm, bound = (slow, "at least") if of_slow else (fast, "at most")
     if estimate.n == 0:
-        return None, f"all {len(seeds)} of the slower arm's trials diverged, which bounds no ratio"
-    if estimate.low is None and not _all_alike(slow, reached / fast[column]):
-        return estimate, f"at least: {censored} of {len(seeds)} are censored"
-    low = estimate.value if estimate.low is None else estimate.low
-    return (Estimate(estimate.value, low, math.inf, estimate.n),
-            f"at least: {censored} of {len(seeds)} are censored")
+        return None, f"all {len(seeds)} trials of one arm diverged, which bounds no ratio"
+    remark = f"{bound}: {of_slow or of_fast} of {len(seeds)} are censored"
+    low, high = estimate.low, estimate.high
+    if low is None and _all_alike(arm, above / below):
+        low = high = estimate.value
+    if low is None:
+        return estimate, remark
+    return (Estimate(estimate.value, low, math.inf, estimate.n) if of_slow else
+            Estimate(estimate.value, 0.0, high, estimate.n)), remark
 
 
-def _all_alike(slow: pd.DataFrame, ratios: pd.Series) -> bool:
-    """Whether enough pairs are censored at one ratio: half of such pairs are then above it."""
-    return bool(len(ratios) >= FEWEST_ALIKE and not slow["reached"].any()
+def until_target(targets: pd.DataFrame, column: str) -> pd.Series:
+    """`column` of targets, of censored ones the budget; infinite for diverged trials."""
+    return targets[column].where(targets["reached"], targets[f"{column}_budget"])
+
+
+def _all_alike(arm: pd.DataFrame, ratios: pd.Series) -> bool:
+    """Whether enough pairs are censored at one ratio: half of such pairs are then beyond it."""
+    return bool(len(ratios) >= FEWEST_ALIKE and not arm["reached"].any()
                 and np.isfinite(ratios).all() and np.ptp(ratios) <= ROUNDING * ratios.max())
 
 
@@ -176,14 +184,9 @@ def quotient(above: Estimate, below: Estimate) -> Estimate:
                     above.high / below.low if below.low > 0 else math.inf, n)
 
 
-def or_budget(targets: pd.DataFrame, column: str) -> pd.Series:
-    """Steps or seconds to targets, and of those that were not reached what was spent on them."""
-    return targets[column].where(targets["reached"], targets[f"{column}_budget"])
-
-
 def median_to_target(targets: pd.DataFrame, column: str = "steps") -> Estimate:
     """Kaplan and Meier's; infinite where more than half did not get there."""
-    return kaplan_meier_median(or_budget(targets, column), targets["reached"])
+    return kaplan_meier_median(until_target(targets, column), targets["reached"])
 
 
 def targets_of(results: Results, experiment: str) -> pd.DataFrame:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pandas as pd
 
+from report.expectations import fits
 from report.figures.selection import in_short
 from report.results import Results
 
@@ -41,29 +41,22 @@ class Published:
     experiments: tuple[str, ...]
     ours: Callable[[pd.DataFrame], pd.DataFrame]  # final trials of an experiment -> those meant
     column: str = TEST
-    settings: dict[str, str] = field(default_factory=dict)
+    settings: dict[str, object] = field(default_factory=dict)
 
 
-def departures(trials: pd.DataFrame, settings: dict[str, str]) -> list[str]:
+def departures(trials: pd.DataFrame, settings: dict[str, object]) -> list[str]:
     """In what our trials are not as published: "epochs 3 (published: 50)"."""
     found = []
     for key, published in settings.items():
-        ours = list(dict.fromkeys(str(value) for value in trials[key]))
-        if any(not _alike(value, published) for value in ours):
+        ours = list(dict.fromkeys(trials[key]))
+        if not all(fits(value, published) for value in ours):
             told = ", ".join(_in_words(key, value) for value in ours)
             found.append(f"{NAMES.get(key, key)} {told} (published: {_in_words(key, published)})")
     return found
 
 
-def _alike(first: str, second: str) -> bool:
-    try:
-        return math.isclose(float(first), float(second))
-    except ValueError:
-        return first == second
-
-
-def _in_words(key: str, value: str) -> str:
-    return WORDS.get((key, value)) or in_short(value)
+def _in_words(key: str, value: object) -> str:
+    return WORDS.get((key, str(value))) or in_short(value)
 
 
 def _at(batch: int, norm_batch: int) -> Callable:
@@ -86,18 +79,18 @@ def _large(norm_batch: int, lr_rule: str, adapted: bool = False) -> Callable:
 
 
 IOFFE_SETTINGS = {
-    "data.name": "mnist", "data.scale": "binary", "data.augment": "none", "data.limit": "0",
-    "model.hidden": "100,100,100", "model.activation": "sigmoid", "train.batch": "60",
-    "train.max_steps": "50000"}
+    "data.name": "mnist", "data.scale": "binary", "data.augment": "none", "data.limit": 0,
+    "model.hidden": "100,100,100", "model.activation": "sigmoid", "train.batch": 60,
+    "train.max_steps": 50_000}
 KESKAR_SETTINGS = {
-    "data.name": "mnist", "data.limit": "0", "data.validation": "test", "data.augment": "none",
-    "model.hidden": "512,512,512,512,512", "train.optimizer": "adam", "train.lr": "0.001",
+    "data.name": "mnist", "data.limit": 0, "data.validation": "test", "data.augment": "none",
+    "model.hidden": "512,512,512,512,512", "train.optimizer": "adam", "train.lr": 1e-3,
     "stopped": "plateau"}
 HOFFER_SETTINGS = {
-    "data.name": "mnist", "data.limit": "0", "data.augment": "crop-flip",
-    "model.hidden": "512,512,512,512,512", "train.optimizer": "sgd", "train.momentum": "0.9",
-    "train.weight_decay": "0.0001", "train.clip": "5", "train.lr": "0.1", "train.epochs": "50"}
-ADAPTED_SETTINGS = HOFFER_SETTINGS | {"train.epochs": "1600"}
+    "data.name": "mnist", "data.limit": 0, "data.augment": "crop-flip",
+    "model.hidden": "512,512,512,512,512", "train.optimizer": "sgd", "train.momentum": 0.9,
+    "train.weight_decay": 1e-4, "train.clip": 5, "train.lr": 0.1, "train.epochs": 50}
+ADAPTED_SETTINGS = HOFFER_SETTINGS | {"train.epochs": 1600}
 
 
 def _ioffe(what: str, printed: str, arm: str) -> Published:
@@ -112,7 +105,7 @@ def _keskar(batch: int, name: str, train: str, test: str) -> list[Published]:
 
 
 def _hoffer(what: str, printed: str, mark: str, ours: Callable,
-            settings: dict[str, str] | None = None) -> Published:
+            settings: dict[str, object] | None = None) -> Published:
     return Published("Hoffer, Hubara and Soudry 2017, table 1, F1", what, printed, mark,
                      ("hoffer", "hoffer_plain"), ours, settings=settings or HOFFER_SETTINGS)
 
@@ -125,7 +118,7 @@ ROWS = [
     # 256 does not divide 6,000, so that groups of 250 stand for those of 256.
     Published("Shallue et al. 2019, on Keskar", "large batch (6,000) with M = 256: test accuracy",
               "none; if M explains the gap, that of the small batch", SECOND_HAND,
-              ("keskar",), _at(6000, 250), settings=KESKAR_SETTINGS | {"norm.batch": "256"}),
+              ("keskar",), _at(6000, 250), settings=KESKAR_SETTINGS | {"norm.batch": 256}),
     _hoffer("small batch (128)", "98.27 %", SECOND_HAND, _at(128, 128)),
     _hoffer("large batch (4,096)", "97.05 %", SECOND_HAND, _large(4096, "none")),
     _hoffer("large batch, rate scaled", "97.55 %", FROM_MEMORY, _large(4096, "sqrt")),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from report import evidence, figures, statistics, tables
-from report.figures import conditions, drawing, noise, scaling
+from report.figures import conditions, drawing, layers, noise, scaling
 from report.results import load
 from support import whole_study
 from support.study_tree import Cell, Experiment, Trial, write_study
@@ -184,6 +184,68 @@ def test_the_noise_law_lies_on_its_theory(results):
         measured, theory = series(plot, "layer 1"), series(plot, "theory")
         assert measured[0] == theory[0] == [2, 8, 32, 128]
         assert measured[1] == pytest.approx(theory[1], rel=1e-6)
+
+
+def test_each_quantity_of_the_norm_layers_has_its_course(results):
+    frame = layers.layers_frame(results)
+    plots = dict(layers.layers_plots(frame))
+    networks = [f"evaluation · norm.momentum = {momentum} · BN M=B" for momentum in ("0.1", "0.01")]
+    assert list(plots) == [f"{network} · {quantity.title}" for network in networks
+                           for quantity in layers.COURSES]
+    of = {quantity.title: plots[f"{networks[0]} · {quantity.title}"] for quantity in layers.COURSES}
+    steps = [100, 200, 400, 800, 1600]
+    x, y = series(of["noise of the batch variance"], "layer 4")
+    assert x == steps and y == pytest.approx([3 / 128] * 5)
+    assert series(of["noise of the batch variance"], "theory")[1] == pytest.approx([2 / 128] * 5)
+    assert series(of["noise of the batch mean"], "theory")[1] == pytest.approx([1 / 128] * 5)
+    assert series(of["variance between the means of shards"], "layer 1")[1] == [0.125] * 5
+    assert series(of["running mean against the population's"], "layer 1")[1] == pytest.approx(
+        [20 / step for step in steps])
+    assert series(of["running variance against the population's"], "layer 4")[1] == pytest.approx(
+        [-40 / step for step in steps])
+    assert series(of["dead units"], "layer 4")[1][0] == pytest.approx(0.08)
+    gain = of["backward gain of a unit"]
+    assert series(gain, "layer 1, median")[1] == pytest.approx([0.9] * 5)
+    assert series(gain, "layer 1, 99 %")[1][-1] == pytest.approx(1.7)
+    lines = {t.name: t.line for t in gain.data if t.showlegend is not False}
+    assert lines["layer 1, median"].color == lines["layer 1, 99 %"].color
+    assert lines["layer 1, median"].dash != lines["layer 1, 99 %"].dash
+
+
+def test_a_norm_layer_has_the_learning_rate_of_the_weights_before_it(results):
+    frame = layers.layers_frame(results)
+    at = frame[(frame["step"] == 100) & (frame["seed"] == 2)].groupby("layer")["effective_lr"]
+    assert at.first().to_dict() == pytest.approx({1: 1e-3, 4: 4e-3})
+
+
+def test_seeds_of_the_norm_layers_are_lines_of_their_own(results):
+    plot = layers.layers_plots(layers.layers_frame(results))[0][1]
+    [seeds] = [t for t in plot.data if t.name == "layer 1" and t.showlegend is False]
+    assert set(seeds.customdata) == set(SEEDS) and len(seeds.x) == 6 * len(SEEDS)
+    assert seeds.opacity < 0.5
+
+
+def of_depth(depth, steps):
+    rows = [{"step": step, "layer": layer, "name": str(layer), "type": "BatchNorm1d", "dead": 0.1}
+            for step in steps for layer in range(1, depth + 1)]
+    return Trial(1, tables={"layers": rows})
+
+
+def test_of_a_deep_network_a_few_layers_are_drawn_and_all_are_kept(tmp_path):
+    cells = [Cell({"model.hidden": ",".join(["128"] * depth)}, [of_depth(depth, (0, 1, 2))])
+             for depth in (2, 3, 32)]
+    frame = layers.layers_frame(study(tmp_path, Experiment("depth", cells)))
+    assert frame.groupby("cell")["layer"].nunique().max() == 32
+    plots = layers.layers_plots(frame)
+    assert [heading.split(" · ")[1] for heading, _ in plots] == [
+        "model.hidden = 128,128", "model.hidden = 128 × 32", "model.hidden = 128 × 3"]
+    drawn = [trace.name for trace in plots[1][1].data if trace.showlegend is not False]
+    assert drawn == ["layer 1", "layer 11", "layer 22", "layer 32"]
+
+
+def test_layers_measured_at_the_end_alone_have_no_course(tmp_path):
+    results = study(tmp_path, Experiment("m_sweep", [Cell({}, [of_depth(2, (10, 20))])]))
+    assert layers.layers_frame(results).empty
 
 
 def test_the_noise_scale_is_smoothed_in_both_parts_first(tmp_path):

@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from report import statistics
-from report.evidence import median_to_target, or_budget
+from report.evidence import median_to_target, until_target
 from report.figures import drawing, selection
 from report.figures.drawing import Axis
 from report.figures.model import Kind, Plots
@@ -41,7 +41,7 @@ def _target_medians(rows: pd.DataFrame, value: str) -> pd.DataFrame:
 
 def _to_target(frame: pd.DataFrame, value: str, axis: Axis, slope: bool) -> Plots:
     plots = []
-    rows = _goals(frame).assign(x=frame["B"], y=or_budget(frame, value))
+    rows = _goals(frame).assign(x=frame["B"], y=until_target(frame, value))
     for heading, part in selection.facets(rows, "goal"):
         if not part["reached"].any():
             continue
