@@ -7,16 +7,20 @@ import pandas as pd
 
 from report.evidence import (TEST, accuracy, by_seed, compare, depth, difference, finals, flags,
                              of_trials, per_seed, quotient, ratio, refuse_unknown_axes, settings)
+from report.expectations import TUNED_ON, VALIDATION, AtLeast, expects
 from report.results import Results
 from report.statistics import Estimate, half_divergence, holm, line, mean_interval, power_law
 from report.verdicts import (CHECK_WORDS, FAILS, HOLDS, OPEN, Part, Verdict, at_least, judge,
                              missing, more_than, number, show, within)
+
+ENOUGH = (1000, 10_000)  # samples that recomputed statistics should need
 
 
 def _groups(frame: pd.DataFrame, m: int) -> pd.DataFrame:
     return frame[(frame["norm.kind"] == "batch") & (frame["M"] == m)]
 
 
+@expects(m_sweep={"B": 128})
 def s5(results: Results) -> Verdict:
     frame = finals(results, "m_sweep")
     if frame.empty:
@@ -100,8 +104,9 @@ def _train_error(frame: pd.DataFrame) -> Part:
 
 
 def s6(results: Results) -> Verdict:
-    law = results.noise_law
-    parts = _noise_law(law) if len(law) else [missing("no noise_law.csv (measure.noise_law)")]
+    law = of_trials(results.experiment("noise_law").noise_law, finals(results, "noise_law"))
+    parts = _noise_law(law) if len(law) else [missing("no noise_law.csv of 'noise_law' "
+                                                           "(measure.noise_law)")]
     return judge(
         CHECK_WORDS, "S6", "Law of the statistics' noise",
         "On a frozen net the log–log slope of the variance of the batch mean is −1.00 ± 0.05 and "
@@ -142,14 +147,16 @@ def _ratio_part(kind: str, means: pd.Series) -> Part:
                                    f"{number(means[worst])}, outside 0.9 to 1.1")
 
 
+@expects(ema={"B": 2048, "norm.momentum": 0.1, "train.schedule": "step"})
 def s7(results: Results) -> Verdict:
     frame = finals(results, "ema")
     parts = [missing("no finished trials of 'ema'")] if frame.empty else _ema(results, frame)
     return judge(
         CHECK_WORDS, "S7", "Unreliable running averages",
-        "At B = 2,048 and a high rate, the validation accuracy of running statistics scatters at "
-        "least twice as much as that of recomputed ones before the decay of the rate, differs by "
-        "at most 0.1 points after it, and 1,000 to 10,000 samples come within 0.05 points of all.",
+        "At B = 2,048 and a high rate, the validation accuracy of running statistics (momentum "
+        "0.1) scatters at least twice as much as that of recomputed ones before the decay of the "
+        "rate, differs by at most 0.1 points after it, and 1,000 to 10,000 samples come within "
+        "0.05 points of the largest number.",
         parts, figure="fig-evaluation", experiment="ema", unit="times", flags=flags(frame))
 
 
@@ -176,26 +183,32 @@ def _ema(results: Results, frame: pd.DataFrame) -> list[Part]:
                       f"{show(scatter, 'times')}", "at least twice the scatter"),
              within(apart, -0.1, 0.1, f"running minus recomputed after it: "
                     f"{show(apart, 'pt', sign=True)}", "within 0.1 points after the decay")]
-    best = accuracy(oracle, f"final_{exact}")
-    for population, trials in frame[frame["population"] <= 10_000].groupby("population"):
+    best, most = accuracy(oracle, f"final_{exact}"), f"{int(frame['population'].max()):,}"
+    fewer = frame[frame["population"].between(*ENOUGH)]
+    if fewer.empty or fewer["population"].max() == frame["population"].max():
+        parts.append(missing("recomputed statistics of {:,} to {:,} samples, and of more".format(
+            *ENOUGH)))
+    for population, trials in fewer.groupby("population"):
         off = accuracy(trials, f"final_{exact}") - best
+        what = f"{int(population):,} samples"
         if len(off) > 1 and (off == 0).all():
-            parts.append(Part(HOLDS, f"{int(population)} samples: the same accuracy as all"))
+            parts.append(Part(HOLDS, f"{what}: the same accuracy as {most}"))
             continue
         estimate = mean_interval(off)
-        parts.append(within(estimate, -0.05, 0.05, f"{int(population)} samples minus all: "
-                            f"{show(estimate, 'pt', sign=True)}",
-                            f"{int(population)} samples within 0.05 points of all"))
+        parts.append(within(estimate, -0.05, 0.05,
+                            f"{what} minus {most}: {show(estimate, 'pt', sign=True)}",
+                            f"{what} within 0.05 points of {most}"))
     return parts
 
 
+@expects(m_sweep={"B": 128})
 def s8(results: Results) -> Verdict:
     frame = finals(results, "m_sweep")
     frame = frame[frame["norm.kind"] == "batch"] if len(frame) else frame
     parts = [missing("no finished trials of 'm_sweep'")] if frame.empty else _repair(frame)
     return judge(
         CHECK_WORDS, "S8", "Repair by evaluation alone",
-        "At M = 4 the test error under batch or recomputed statistics differs from that under "
+        "At B = 128 and M = 4 the test error under batch or recomputed statistics differs from that under "
         "running ones; the gap between batch and recomputed statistics shrinks with M and is at "
         "most 0.1 points from M = 32 on.", parts,
         figure="fig-error-m", experiment="m_sweep", unit="pt",
@@ -223,7 +236,10 @@ def _repair(frame: pd.DataFrame) -> list[Part]:
     slope = mean_interval(slopes)
     parts.append(more_than(_negated(slope), 0, f"the gap's change per doubling of M: "
                            f"{show(slope, 'pt', sign=True)}", "a gap that shrinks with M"))
-    for m in (m for m in gaps if m >= 32):
+    large = [m for m in gaps if m >= 32]
+    if not large:
+        parts.append(missing("no M of 32 or more"))
+    for m in large:
         estimate = mean_interval(gaps[m])
         if len(gaps[m]) > 1 and (gaps[m] == 0).all():
             parts.append(Part(HOLDS, f"no gap at M = {m}"))
@@ -239,6 +255,7 @@ def _negated(estimate: Estimate) -> Estimate:
     return Estimate(-estimate.value, -estimate.high, -estimate.low, estimate.n, estimate.p)
 
 
+@expects(depth={"B": AtLeast(128), "model.activation": "relu", TUNED_ON: VALIDATION})
 def s12(results: Results) -> Verdict:
     frame = finals(results, "depth")
     if frame.empty:
@@ -248,11 +265,10 @@ def s12(results: Results) -> Verdict:
         parts = [*_growth(results, frame), _deepest(frame)]
     return judge(
         CHECK_WORDS, "S12", "Gradients in deep nets",
-        "At the start the squared gradient grows per layer by a factor of 1.2 to 1.7 with batch "
-        "norm, evenly (R² at least 0.95), and by 1 (0.8 to 1.2) without; the net of 32 layers "
-        "with batch norm is not better than that of 4 by more than 0.1 points.", parts,
-        figure="fig-depth",
-        experiment="depth", unit="per layer", flags=flags(frame))
+        "ReLU, M = B of 128 or more: at the start the squared gradient grows per layer by a factor "
+        "of 1.2 to 1.7 with batch norm, evenly (R² at least 0.95), and by 1 (0.8 to 1.2) without; "
+        "the net of 32 layers with batch norm is not better than that of 4 by more than 0.1 "
+        "points.", parts, figure="fig-depth", experiment="depth", unit="per layer", flags=flags(frame))
 
 
 def _growth(results: Results, frame: pd.DataFrame) -> list[Part]:
@@ -282,7 +298,7 @@ def _growth(results: Results, frame: pd.DataFrame) -> list[Part]:
 
 
 def _deepest(frame: pd.DataFrame) -> Part:
-    norm = frame[frame["norm.kind"] == "batch"]
+    norm = frame[frame["arm"] == "BN M=B"]
     deep, shallow = (accuracy(norm[norm["depth"] == layers]) for layers in (32, 4))
     gain = difference(deep, shallow)
     text = f"32 minus 4 layers, tuned: {show(gain, 'pt', sign=True)}"
@@ -335,5 +351,6 @@ def _low_end(frame: pd.DataFrame) -> Part:
     lowest = lowest[lowest["depth"] == lowest["depth"].max()]
     norm, plain = (accuracy(lowest[lowest["arm"] == arm], TEST) for arm in ("BN M=B", "none"))
     estimate = difference(norm, plain)
-    text = f"at the lowest rate, with minus without: {show(estimate, 'pt', sign=True)}"
+    text = (f"at the lowest rate, {number(frame['train.lr'].min())}, with minus without: "
+            f"{show(estimate, 'pt', sign=True)}")
     return within(estimate, -0.3, 0.3, text, "agreement within 0.3 points at the lowest rate")

@@ -6,8 +6,9 @@ import math
 import numpy as np
 import pandas as pd
 
-from report.evidence import (accuracy, by_seed, difference, finals, flags, median_steps, of_trials,
-                             quotient, refuse_unknown_axes, targets_of)
+from report.evidence import (accuracy, by_seed, difference, finals, flags, median_to_target,
+                             of_trials, quotient, refuse_unknown_axes, targets_of)
+from report.expectations import TUNED_ON, VALIDATION, AtLeast, expects
 from report.results import Results
 from report.statistics import Estimate, Hyperbola, hyperbola, mean_interval, power_law
 from report.verdicts import (CHECK_WORDS, FAILS, HOLDS, OPEN, Part, Verdict, at_least, judge,
@@ -36,12 +37,11 @@ def s9(results: Results) -> Verdict:
 def _regimes(targets: pd.DataFrame, arm: str) -> list[Part]:
     targets = targets[targets["arm"] == arm]
     sizes = sorted(int(b) for b in targets["B"].unique())
-    if len(sizes) < 3:
-        return [missing(f"{arm}: {len(sizes)} batch sizes, at least 3 are needed")]
-    first = [b for b in sizes if b <= min((s for s in sizes if s >= 8 * sizes[0]),
-                                          default=sizes[-1])]
-    last = [b for b in sizes if b >= max((s for s in sizes if 4 * s <= sizes[-1]),
-                                         default=sizes[0])]
+    if len(sizes) < 3 or sizes[-1] < 8 * sizes[0]:
+        return [missing(f"{arm}: B = {', '.join(map(str, sizes))}, at least 3 sizes over three "
+                        "doublings are needed")]
+    first = [b for b in sizes if b <= min(s for s in sizes if s >= 8 * sizes[0])]
+    last = [b for b in sizes if b >= max(s for s in sizes if 4 * s <= sizes[-1])]
     parts = [_slope(targets, arm, first, -1.2, -0.8, "a slope of −1.0 ± 0.2")]
     tail = _slope(targets, arm, last, -0.3, math.inf, "a slope of at least −0.3")
     if sizes[-1] < WHOLE_SET and tail.estimate is not None:
@@ -88,7 +88,7 @@ def _medians(targets: pd.DataFrame) -> dict[int, float]:
     found = {}
     for b, rows in targets.groupby("B"):
         refuse_unknown_axes(rows)
-        found[int(b)] = median_steps(rows).value
+        found[int(b)] = median_to_target(rows).value
     return found
 
 
@@ -118,6 +118,7 @@ def geometric(values: pd.Series) -> Estimate:
     return mean_interval(np.log(values)).mapped(math.exp)
 
 
+@expects(noise_scale={"data.name": "mnist"})
 def s10(results: Results) -> Verdict:
     frame = noise_scales(results, "none")
     if frame.empty:
@@ -130,8 +131,8 @@ def s10(results: Results) -> Verdict:
                           "a growth of at least 5 times"), _against_critical(results, average)]
     return judge(
         CHECK_WORDS, "S10", "Gradient noise scale",
-        "Without batch norm its average over the run is 300 to 3,000 samples (printed: about "
-        "900), it grows at least 5 times, and it agrees with the critical batch of S9 within a "
+        "Without batch norm on MNIST its average over the run is 300 to 3,000 samples (printed: "
+        "about 900), it grows at least 5 times, and it agrees with the critical batch of S9 within a "
         "factor of 5.", parts, figure="fig-noise-scale", experiment="noise_scale", unit="samples",
         flags=flags(finals(results, "noise_scale")))
 
@@ -146,6 +147,8 @@ def _against_critical(results: Results, average: Estimate) -> Part:
                   "agreement within a factor of 5")
 
 
+@expects(b_by_m={TUNED_ON: VALIDATION}, lr_rule={
+    "arm": "BN M=B", "train.lr_reference": REFERENCE_BATCH, "train.warmup_steps": AtLeast(1)})
 def s11(results: Results) -> Verdict:
     tuned, ruled = finals(results, "b_by_m"), finals(results, "lr_rule")
     if tuned.empty or ruled.empty:

@@ -7,6 +7,7 @@ import pandas as pd
 from report.checks_norm import tolerance
 from report.evidence import (accuracy, by_seed, compare, depth, difference, finals, flags,
                              targets_of, time_ratio, unsteady)
+from report.expectations import TUNED_ON, VALIDATION, expects
 from report.results import Results
 from report.statistics import Estimate, holm
 from report.verdicts import (CLAIM_WORDS, FAILS, HOLDS, OPEN, Part, Verdict, judge, missing,
@@ -24,11 +25,13 @@ def _arm(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
     return frame[frame["arm"] == {"none": "none", "batch": "BN M=B"}[kind]]
 
 
+@expects(convergence={TUNED_ON: VALIDATION})
 def steps(results: Results) -> Verdict:
     return _convergence(results, "C1a", "Fewer steps", "steps",
                         "Batch norm converges in fewer steps.")
 
 
+@expects(convergence={TUNED_ON: VALIDATION})
 def seconds(results: Results) -> Verdict:
     return _convergence(results, "C1b", "Less time", "seconds",
                         "Batch norm converges in less time.")
@@ -74,6 +77,7 @@ def learning_rates(results: Results) -> Verdict:
                   parts, figure="fig-divergence", experiment="lr_tolerance", unit="times")
 
 
+@expects(init_scale={TUNED_ON: VALIDATION})
 def initial_weights(results: Results) -> Verdict:
     frame = finals(results, "init_scale")
     parts = [missing("no finished trials of 'init_scale'")]

@@ -50,7 +50,41 @@ def refuse_unknown_axes(frame: pd.DataFrame) -> None:
 
 
 def finals(results: Results, experiment: str) -> pd.DataFrame:
-    return results.experiment(experiment).finals
+    """Final trials; `neighbour` says of each cell by how much another rate is better."""
+    of = results.experiment(experiment)
+    better = better_neighbours(of)
+    return of.finals.assign(neighbour=[better.get(cell, "") for cell in of.finals["cell"]])
+
+
+def better_neighbours(results: Results) -> dict[str, str]:
+    """Of one experiment's cells whose chosen rate's neighbours ran on the final trials' seeds: the
+    first neighbour that is better by the criterion of the choice and its paired interval."""
+    found: dict[str, str] = {}
+    for (cell, lr), trials in results.trials[results.trials["stage"] == "near"].groupby(
+            ["cell", "lr"]):
+        tuned = results.tuning[results.tuning["cell"] == cell]
+        if len(tuned) and cell not in found:
+            chosen = results.finals[results.finals["cell"] == cell]
+            if gain := _gain(results, str(tuned["criterion"].iloc[0]), trials, chosen):
+                found[cell] = f"{lr:g} is better by {gain}"
+    return found
+
+
+def _gain(results: Results, criterion: str, near: pd.DataFrame, chosen: pd.DataFrame) -> str:
+    """What a neighbouring rate gains over the chosen one, "" if its interval shows no gain."""
+    if criterion == "steps_to_target":
+        first = results.targets[results.targets["error"] == results.targets["error"].max()]
+        slow, fast = (first[first["id"].isin(trials["id"])] for trials in (chosen, near))
+        times, _ = time_ratio(slow, fast) if len(slow) and len(fast) else (None, "")
+        shown = times is not None and times.low is not None and times.low > 1
+        return f"{show(times)} times fewer steps" if shown else ""
+    if criterion == "val_loss":
+        column = "final_val_running_loss"
+        gain, unit = difference(by_seed(chosen, column), by_seed(near, column)), ""
+    else:
+        column = "final_val_running_accuracy"
+        gain, unit = difference(accuracy(near, column), accuracy(chosen, column)), "pt"
+    return show(gain, unit) if gain.low is not None and gain.low > 0 else ""
 
 
 def by_seed(frame: pd.DataFrame, column: str, scale: float = 1.0) -> pd.Series:
@@ -96,10 +130,11 @@ def compare(first: pd.Series, second: pd.Series, what: str, margin: float = 0.0)
 
 def time_ratio(slow: pd.DataFrame, fast: pd.DataFrame, column: str = "steps",
                ) -> tuple[Estimate | None, str]:
-    """How many times as much `column` of targets the slow arm needs, and a remark. Where it is
-    censored in all or some pairs, its budget stands for it and the ratio is at least what is
-    given, so its interval has no upper end. None where the fast arm is censored, or all of the slow
-    one diverged: nothing pairs. Throws UnknownAxis."""
+    """How many times as much `column` of targets the slow arm needs, and a remark. The budget
+    stands for what is censored: of the slow arm, so that the ratio is at least what is given and
+    its interval has no upper end; of the fast one, so that it is at most that and the interval
+    begins at 0. None where both arms are censored, which bounds nothing, or all of the censored one
+    diverged, so that nothing pairs. Throws UnknownAxis."""
     refuse_unknown_axes(slow)
     refuse_unknown_axes(fast)
     slow, fast = slow.set_index("seed"), fast.set_index("seed")
@@ -107,28 +142,35 @@ def time_ratio(slow: pd.DataFrame, fast: pd.DataFrame, column: str = "steps",
     slow, fast = slow.loc[seeds], fast.loc[seeds]
     if not len(seeds):
         return None, "no seed has both arms"
-    if not fast["reached"].all():
-        return None, f"{(~fast['reached']).sum()} of {len(seeds)} trials never reached the target"
-    censored = int((~slow["reached"]).sum())
-    if censored and column != "steps":
-        return None, (f"{censored} of {len(seeds)} of the slower arm's trials never reached the "
-                      "target")
-    reached = slow[column].where(slow["reached"], slow["budget"])
-    estimate = ratio(reached, fast[column])
-    if not censored:
+    of_slow, of_fast = (int((~arm["reached"]).sum()) for arm in (slow, fast))
+    if of_slow and of_fast:
+        return None, (f"{of_slow} and {of_fast} of {len(seeds)} trials of the two arms never "
+                      "reached the target, which bounds no ratio")
+    above, below = (until_target(arm, column) for arm in (slow, fast))
+    estimate = ratio(above, below)
+    if not of_slow and not of_fast:
         return estimate, ""
+    arm, bound = (slow, "at least") if of_slow else (fast, "at most")
     if estimate.n == 0:
-        return None, f"all {len(seeds)} of the slower arm's trials diverged, which bounds no ratio"
-    if estimate.low is None and not _all_alike(slow, reached / fast[column]):
-        return estimate, f"at least: {censored} of {len(seeds)} are censored"
-    low = estimate.value if estimate.low is None else estimate.low
-    return (Estimate(estimate.value, low, math.inf, estimate.n),
-            f"at least: {censored} of {len(seeds)} are censored")
+        return None, f"all {len(seeds)} trials of one arm diverged, which bounds no ratio"
+    remark = f"{bound}: {of_slow or of_fast} of {len(seeds)} are censored"
+    low, high = estimate.low, estimate.high
+    if low is None and _all_alike(arm, above / below):
+        low = high = estimate.value
+    if low is None:
+        return estimate, remark
+    return (Estimate(estimate.value, low, math.inf, estimate.n) if of_slow else
+            Estimate(estimate.value, 0.0, high, estimate.n)), remark
 
 
-def _all_alike(slow: pd.DataFrame, ratios: pd.Series) -> bool:
-    """Whether enough pairs are censored at one ratio: half of such pairs are then above it."""
-    return bool(len(ratios) >= FEWEST_ALIKE and not slow["reached"].any()
+def until_target(targets: pd.DataFrame, column: str) -> pd.Series:
+    """`column` of targets, of censored ones the budget; infinite for diverged trials."""
+    return targets[column].where(targets["reached"], targets[f"{column}_budget"])
+
+
+def _all_alike(arm: pd.DataFrame, ratios: pd.Series) -> bool:
+    """Whether enough pairs are censored at one ratio: half of such pairs are then beyond it."""
+    return bool(len(ratios) >= FEWEST_ALIKE and not arm["reached"].any()
                 and np.isfinite(ratios).all() and np.ptp(ratios) <= ROUNDING * ratios.max())
 
 
@@ -142,21 +184,16 @@ def quotient(above: Estimate, below: Estimate) -> Estimate:
                     above.high / below.low if below.low > 0 else math.inf, n)
 
 
-def median_steps(targets: pd.DataFrame) -> Estimate:
-    times = targets["steps"].where(targets["reached"], targets["budget"])
-    return kaplan_meier_median(times, targets["reached"])
+def median_to_target(targets: pd.DataFrame, column: str = "steps") -> Estimate:
+    """Kaplan and Meier's; infinite where more than half did not get there."""
+    return kaplan_meier_median(until_target(targets, column), targets["reached"])
 
 
 def targets_of(results: Results, experiment: str) -> pd.DataFrame:
-    """Final trials' targets at the experiment's largest error: its first goal. A diverged trial is
-    censored at no finite budget: more steps would not have helped it."""
-    of = results.experiment(experiment)
-    targets = of.targets[of.targets["stage"] == "final"]
-    if targets.empty:
-        return targets
-    diverged = of.trials.loc[of.trials["status"] == "DIVERGED", "id"]
-    budget = targets["budget"].astype(float).mask(targets["id"].isin(diverged), math.inf)
-    return targets.assign(budget=budget)[targets["error"] == targets["error"].max()]
+    """Final trials' targets at the experiment's largest error: its first goal."""
+    targets = results.experiment(experiment).targets
+    targets = targets[targets["stage"] == "final"]
+    return targets[targets["error"] == targets["error"].max()]
 
 
 def of_trials(table: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
@@ -165,8 +202,8 @@ def of_trials(table: pd.DataFrame, trials: pd.DataFrame) -> pd.DataFrame:
 
 
 def flags(frame: pd.DataFrame) -> list[str]:
-    """What a reader must know of the trials used: rates at the edge of their grid, rates chosen
-    for want of a better, and trials that diverged."""
+    """What a reader must know of the trials used (`finals`): rates at the edge of their grid, rates
+    chosen for want of a better or beaten by a neighbour, and trials that diverged."""
     found = []
     for cell, trials in frame.groupby("cell", sort=False):
         cell = cell if len(cell) <= LONGEST_CELL else cell[:LONGEST_CELL - 1] + "…"
@@ -176,6 +213,8 @@ def flags(frame: pd.DataFrame) -> list[str]:
                          f"{edge} edge: {cell}")
         if bool(trials["fallback"].iloc[0]):
             found.append(f"no rate reached the target, chosen by accuracy: {cell}")
+        if trials["neighbour"].iloc[0]:
+            found.append(f"the neighbouring rate {trials['neighbour'].iloc[0]}: {cell}")
         diverged = int((trials["status"] == "DIVERGED").sum())
         if diverged:
             found.append(f"{diverged} of {len(trials)} trials diverged: without accuracy, and "

@@ -25,6 +25,7 @@ WORDS = {"pass": ("✓", "good"), "supported": ("✓", "good"), "fail": ("✗", 
          "refuted": ("✗", "bad"), "undecided": ("?", "open")}
 RANKS = ["good", "bad", "open"]
 BATCH_TABLE = "fig-batch-table"
+PUBLISHED = "published"
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ def write(results: Results, verdicts: Sequence, folder: Path) -> Path:
     titles = {figure.kind.id: figure.kind.title for figure in drawn}
     if batch_tables:
         titles[BATCH_TABLE] = "Batch sizes"
+    if published := tables.published_table(results):
+        titles[PUBLISHED] = "Published numbers"
     rows = [_verdict_row(verdict, titles) for verdict in verdicts]
     environment = _environment()
     plotly_js = plotly.offline.get_plotlyjs()
@@ -65,7 +68,7 @@ def write(results: Results, verdicts: Sequence, folder: Path) -> Path:
         undecided=[row.verdict for row in rows if row.look == "open"],
         figures=[(figure, _specs(figure)) for figure in drawn], absent=absent,
         batch_tables=batch_tables, batch_table_id=BATCH_TABLE,
-        published=tables.published_table(results), cost=tables.cost_table(results),
+        published=published, cost=tables.cost_table(results),
         settings=tables.settings(results),
         versions=[tables.versions(results, study) for study in results.studies],
         divergences=tables.divergences(results), missing=tables.missing(results),

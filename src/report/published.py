@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pandas as pd
 
+from report.expectations import fits
+from report.figures.selection import in_short
 from report.results import Results
 
 IN_PAPER, SECOND_HAND, FROM_MEMORY = "read in the source", "quoted second-hand", "from memory"
@@ -17,20 +19,52 @@ NOTEBOOK_TABLE = {16: (94.56, 0.2341), 32: (95.12, 0.2145), 64: (95.62, 0.1942),
                   128: (96.25, 0.1749)}
 NOTEBOOK_EXPERIMENT = "notebook_output_norm_batches"
 
+# What a reader knows options by.
+NAMES = {"data.name": "data", "data.limit": "images", "data.validation": "held out",
+         "data.scale": "pixels", "data.augment": "augmentation", "model.hidden": "network",
+         "model.activation": "activation", "train.batch": "B",
+         "train.epochs": "epochs", "train.max_steps": "steps", "train.optimizer": "optimizer",
+         "train.lr": "learning rate", "train.momentum": "momentum", "norm.batch": "M",
+         "train.weight_decay": "weight decay", "train.clip": "clipping", "stopped": "stopped by"}
+WORDS = {("data.limit", "0"): "all", ("train.max_steps", "-1"): "as many as the epochs have",
+         ("data.validation", "test"): "none"}
+
 
 @dataclass(frozen=True)
 class Published:
+    """`settings`: options of the published training, where they are known."""
+
     source: str
     what: str
     printed: str
     mark: str
     experiments: tuple[str, ...]
-    ours: Callable[[pd.DataFrame], pd.DataFrame]  # final trials of the experiments -> those meant
+    ours: Callable[[pd.DataFrame], pd.DataFrame]  # final trials of an experiment -> those meant
     column: str = TEST
+    settings: dict[str, object] = field(default_factory=dict)
+
+
+def departures(trials: pd.DataFrame, settings: dict[str, object]) -> list[str]:
+    """In what our trials are not as published: "epochs 3 (published: 50)"."""
+    found = []
+    for key, published in settings.items():
+        ours = list(dict.fromkeys(trials[key]))
+        if not all(fits(value, published) for value in ours):
+            told = ", ".join(_in_words(key, value) for value in ours)
+            found.append(f"{NAMES.get(key, key)} {told} (published: {_in_words(key, published)})")
+    return found
+
+
+def _in_words(key: str, value: object) -> str:
+    return WORDS.get((key, str(value))) or in_short(value)
 
 
 def _at(batch: int, norm_batch: int) -> Callable:
     return lambda trials: trials[(trials["B"] == batch) & (trials["M"] == norm_batch)]
+
+
+def _arm(name: str) -> Callable:
+    return lambda trials: trials[trials["arm"] == name]
 
 
 def _large(norm_batch: int, lr_rule: str, adapted: bool = False) -> Callable:
@@ -44,50 +78,76 @@ def _large(norm_batch: int, lr_rule: str, adapted: bool = False) -> Callable:
     return select
 
 
-def _normed(trials: pd.DataFrame) -> pd.DataFrame:
-    return trials[trials["M"] > 0]
+IOFFE_SETTINGS = {
+    "data.name": "mnist", "data.scale": "binary", "data.augment": "none", "data.limit": 0,
+    "model.hidden": "100,100,100", "model.activation": "sigmoid", "train.batch": 60,
+    "train.max_steps": 50_000}
+KESKAR_SETTINGS = {
+    "data.name": "mnist", "data.limit": 0, "data.validation": "test", "data.augment": "none",
+    "model.hidden": "512,512,512,512,512", "train.optimizer": "adam", "train.lr": 1e-3,
+    "stopped": "plateau"}
+HOFFER_SETTINGS = {
+    "data.name": "mnist", "data.limit": 0, "data.augment": "crop-flip",
+    "model.hidden": "512,512,512,512,512", "train.optimizer": "sgd", "train.momentum": 0.9,
+    "train.weight_decay": 1e-4, "train.clip": 5, "train.lr": 0.1, "train.epochs": 50}
+ADAPTED_SETTINGS = HOFFER_SETTINGS | {"train.epochs": 1600}
 
 
-IOFFE = "Ioffe and Szegedy 2015, figure 1a"
-KESKAR = "Keskar et al. 2017, table 2, F1"
-HOFFER = "Hoffer, Hubara and Soudry 2017, table 1, F1"
+def _ioffe(what: str, printed: str, arm: str) -> Published:
+    return Published("Ioffe and Szegedy 2015, figure 1a", what, printed, IN_PAPER, ("ioffe_tuned",),
+                     _arm(arm), settings=IOFFE_SETTINGS)
+
+
+def _keskar(batch: int, name: str, train: str, test: str) -> list[Published]:
+    return [Published("Keskar et al. 2017, table 2, F1", f"{name} ({batch:,}): {what} accuracy",
+                      printed, IN_PAPER, ("keskar",), _at(batch, batch), column, KESKAR_SETTINGS)
+            for what, printed, column in (("training", train, TRAIN), ("test", test, TEST))]
+
+
+def _hoffer(what: str, printed: str, mark: str, ours: Callable,
+            settings: dict[str, object] | None = None) -> Published:
+    return Published("Hoffer, Hubara and Soudry 2017, table 1, F1", what, printed, mark,
+                     ("hoffer", "hoffer_plain"), ours, settings=settings or HOFFER_SETTINGS)
+
+
 ROWS = [
-    Published(IOFFE, "test accuracy with batch norm, B = 60", "no value printed; above none",
-              IN_PAPER, ("ioffe_tuned",), _normed),
-    Published(IOFFE, "test accuracy without", "no value printed", IN_PAPER, ("ioffe_tuned",),
-              lambda trials: trials[trials["M"] == 0]),
-    Published(KESKAR, "small batch (256): training accuracy", "99.66 ± 0.05 %", IN_PAPER,
-              ("keskar",), _at(256, 256), TRAIN),
-    Published(KESKAR, "small batch (256): test accuracy", "98.03 ± 0.07 %", IN_PAPER,
-              ("keskar",), _at(256, 256)),
-    Published(KESKAR, "large batch (6,000): training accuracy", "99.92 ± 0.01 %", IN_PAPER,
-              ("keskar",), _at(6000, 6000), TRAIN),
-    Published(KESKAR, "large batch (6,000): test accuracy", "97.81 ± 0.07 %", IN_PAPER,
-              ("keskar",), _at(6000, 6000)),
+    _ioffe("test accuracy with batch norm, B = 60", "no value printed; above none", "BN M=B"),
+    _ioffe("test accuracy without", "no value printed", "none"),
+    *_keskar(256, "small batch", "99.66 ± 0.05 %", "98.03 ± 0.07 %"),
+    *_keskar(6000, "large batch", "99.92 ± 0.01 %", "97.81 ± 0.07 %"),
+    # 256 does not divide 6,000, so that groups of 250 stand for those of 256.
     Published("Shallue et al. 2019, on Keskar", "large batch (6,000) with M = 256: test accuracy",
               "none; if M explains the gap, that of the small batch", SECOND_HAND,
-              ("keskar",), _at(6000, 256)),
-    Published(HOFFER, "small batch (128)", "98.27 %", SECOND_HAND, ("hoffer",), _at(128, 128)),
-    Published(HOFFER, "large batch (4,096)", "97.05 %", SECOND_HAND, ("hoffer",),
-              _large(4096, "none")),
-    Published(HOFFER, "large batch, rate scaled", "97.55 %", FROM_MEMORY, ("hoffer",),
-              _large(4096, "sqrt")),
-    Published(HOFFER, "large batch, rate scaled, ghost batch 128", "97.60 %", FROM_MEMORY,
-              ("hoffer",), _large(128, "sqrt")),
-    Published(HOFFER, "large batch, rate scaled, regime adapted", "98.53 %", SECOND_HAND,
-              ("hoffer",), _large(4096, "sqrt", adapted=True)),
+              ("keskar",), _at(6000, 250), settings=KESKAR_SETTINGS | {"norm.batch": 256}),
+    _hoffer("small batch (128)", "98.27 %", SECOND_HAND, _at(128, 128)),
+    _hoffer("large batch (4,096)", "97.05 %", SECOND_HAND, _large(4096, "none")),
+    _hoffer("large batch, rate scaled", "97.55 %", FROM_MEMORY, _large(4096, "sqrt")),
+    _hoffer("large batch, rate scaled, ghost batch 128", "97.60 %", FROM_MEMORY,
+            _large(128, "sqrt")),
+    _hoffer("large batch, rate scaled, regime adapted", "98.53 %", SECOND_HAND,
+            _large(4096, "sqrt", adapted=True), ADAPTED_SETTINGS),
 ]
 NOISE_SCALE = ("McCandlish et al. 2018, MNIST", "gradient noise scale, average over training",
                "≈ 900 (876 in a replication)", SECOND_HAND)
 
 
-def beside_ours(results: Results) -> list[tuple[Published, pd.Series, pd.DataFrame]]:
-    """(row, our values, our trials) of the rows whose trials are in the study."""
+@dataclass(frozen=True)
+class Beside:
+    """A published number and our trials of one experiment."""
+
+    row: Published
+    experiment: str
+    values: pd.Series
+    trials: pd.DataFrame
+
+
+def beside_ours(results: Results) -> list[Beside]:
+    """The rows whose trials are in the study."""
     found = []
     for row in ROWS:
-        trials = results.finals[results.finals["experiment"].isin(row.experiments)]
-        trials = row.ours(trials)
-        values = trials[row.column].dropna().astype(float)
-        if len(values):
-            found.append((row, values, trials))
+        for experiment in row.experiments:
+            trials = row.ours(results.experiment(experiment).finals)
+            values = trials[row.column].dropna().astype(float)
+            if len(values):
+                found.append(Beside(row, experiment, values, trials))
     return found

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +27,10 @@ TRIAL = ["study", "experiment", "cell", "trial", "id", "stage", "seed", "status"
          "arm", "edge", "fallback", "steps", "epochs", "samples", "seconds", "stopped", "reason",
          "ranks", "parameters", "device", "host", "first_rank", "started", "finished", "settings"]
 OF_TARGET = ["experiment", "cell", "stage", "seed", "arm", "B", "M", "lr", "edge"]
-TARGET = ["id", "error", "steps", "samples", "epochs", "seconds", "budget", "reached", *OF_TARGET]
+REACHED = ["steps", "samples", "epochs", "seconds"]
+# What a trial spent, whatever it reached.
+BUDGETS = {f"{unit}_budget": unit for unit in ("steps", "samples", "seconds")}
+TARGET = ["id", "error", *REACHED, *BUDGETS, "reached", *OF_TARGET]
 TUNING = ["study", "experiment", "cell", "arm", "B", "M", "lr", "median", "diverged", "values",
           "chosen", "edge", "fallback", "criterion"]
 MISSING = ["study", "experiment", "cell", "planned", "found"]
@@ -45,6 +50,8 @@ TABLES = {
     "units": ["step", "unit", "p15", "p50", "p85"],
 }
 TEXT = {column: str for column in ("name", "type", "trial", "stage", "status", "host")}
+# Options that older studies lack, and what held in them.
+ADDED_OPTIONS = {"data.augment": "none"}
 # Files that a study writes anew by themselves; any other is of a trial and is lost with it.
 ALONE = ("study.json", "ledger.csv", "cell.json", "tuning.json")
 
@@ -129,12 +136,12 @@ def load(folders: list[Path]) -> Results:
         for experiment in study["experiments"]:
             for planned in experiment["cells"]:
                 _read_cell(study, experiment, planned, rows, tables)
-        if (folder / "ledger.csv").is_file():
+        if _there(folder / "ledger.csv"):
             ledger = _read_csv(folder / "ledger.csv", LEDGER[1:])
             tables["ledger"].append(ledger.assign(study=study["name"]))
     trials = _numbers_where_possible(_frame(rows["trials"], [*TRIAL, *_final_columns()]))
     targets = _frame(rows["targets"], TARGET).astype(
-        {**dict.fromkeys(("steps", "samples", "epochs", "seconds"), float), "reached": bool})
+        {**dict.fromkeys(REACHED, float), "reached": bool})
     return Results(
         studies=studies, trials=trials, targets=targets,
         tuning=_frame(rows["tuning"], TUNING), missing=_frame(rows["missing"], MISSING),
@@ -151,10 +158,10 @@ def arm_name(options: dict[str, str]) -> str:
 
 
 def _read_study(folder: Path) -> dict:
-    if not folder.is_dir():
+    if not _there(folder) or not folder.is_dir():
         raise ReportError(f"'{folder}' is not a folder: name one that syncbn-study has written, "
                           "such as runs/study-smoke.", 66)
-    if not (folder / "study.json").is_file():
+    if not _there(folder / "study.json"):
         raise ReportError(f"'{folder}' holds no study.json, so it is no study's folder: name one "
                           "that syncbn-study has written, such as runs/study-smoke.", 66)
     study = _read_json(folder / "study.json", {"format": object})
@@ -180,12 +187,12 @@ def _read_cell(study: dict, experiment: dict, planned: dict, rows: dict, tables:
     where = {"study": study["name"], "experiment": experiment["name"], "cell": planned["cell"]}
     folder = Path(study["folder"]) / experiment["name"] / planned["cell"]
     settings = {}
-    if (folder / "cell.json").is_file():
+    if _there(folder / "cell.json"):
         settings = _read_json(folder / "cell.json", shapes.CELL)["settings"]
     tuning = None
-    if (folder / "tuning.json").is_file():
+    if _there(folder / "tuning.json"):
         tuning = _read_json(folder / "tuning.json", shapes.TUNING)
-    trials = [trial for path in sorted(folder.glob("*/metadata.json"))
+    trials = [trial for path in _trials_begun(folder)
               if (trial := _read_trial(path, where, settings, tuning, rows, tables))]
     rows["trials"].extend(trials)
     if tuning and trials:
@@ -193,6 +200,15 @@ def _read_cell(study: dict, experiment: dict, planned: dict, rows: dict, tables:
     found = sum(_is_planned(trial, experiment) for trial in trials)
     if found < planned["trials"]:
         rows["missing"].append({**where, "planned": planned["trials"], "found": found})
+
+
+def _trials_begun(cell: Path) -> list[Path]:
+    """Their metadata.json."""
+    try:
+        names = sorted(os.listdir(cell)) if _there(cell) else []
+    except OSError as error:
+        raise _unreadable(cell, error) from error
+    return [path for name in names if _there(path := cell / name / "metadata.json")]
 
 
 def _read_trial(path: Path, where: dict, settings: dict, tuning: dict | None, rows: dict,
@@ -209,7 +225,7 @@ def _read_trial(path: Path, where: dict, settings: dict, tuning: dict | None, ro
         "edge": (tuning or {}).get("edge", "none"),
         "fallback": (tuning or {}).get("fallback", False),
         **{key: metadata.get(key) for key in TRIAL if key in metadata},
-        **metadata["options"],
+        **ADDED_OPTIONS, **metadata["options"],
         **{f"cost.{key}": value for key, value in metadata.get("cost", {}).items()},
     }
     measured = {name: _read_table(path.parent, name) for name in TABLES}
@@ -219,11 +235,18 @@ def _read_trial(path: Path, where: dict, settings: dict, tuning: dict | None, ro
         if table is not None:
             tables[name].append(table.assign(id=trial["id"]))
     trial |= _final_values(measured["measurements"])
-    for target in metadata.get("targets", []):
-        rows["targets"].append({
-            **target, "id": trial["id"], "budget": trial["steps"],
-            "reached": target["steps"] is not None, **{key: trial[key] for key in OF_TARGET}})
+    rows["targets"].extend(_target(target, trial) for target in metadata.get("targets", []))
     return trial
+
+
+def _target(target: dict, trial: dict) -> dict:
+    """A diverged trial reaches no target, also if it was there before, and has no finite budget:
+    more steps would not have helped it."""
+    lost = trial["status"] == "DIVERGED"
+    return {**target, **(dict.fromkeys(REACHED) if lost else {}), "id": trial["id"],
+            **{budget: math.inf if lost else trial.get(unit) for budget, unit in BUDGETS.items()},
+            "reached": not lost and target["steps"] is not None,
+            **{key: trial[key] for key in OF_TARGET}}
 
 
 def _final_columns() -> list[str]:
@@ -253,7 +276,7 @@ def _is_planned(trial: dict, experiment: dict) -> bool:
 
 def _read_table(folder: Path, name: str) -> pd.DataFrame | None:
     path = folder / f"{name}.csv"
-    return _read_csv(path, TABLES[name]) if path.is_file() else None
+    return _read_csv(path, TABLES[name]) if _there(path) else None
 
 
 def _damaged(path: Path, why: str) -> ReportError:
@@ -262,10 +285,31 @@ def _damaged(path: Path, why: str) -> ReportError:
                        "again, which makes anew what is not there.")
 
 
+def _unreadable(path: Path, error: OSError) -> ReportError:
+    """Of what is there: something else in its place, or without the right to read it."""
+    if isinstance(error, PermissionError):
+        return ReportError(f"'{path}' may not be read ({error.strerror}): give yourself the right "
+                           "to, or report as a user who has it.")
+    return _damaged(path, f"something else is in its place ({error.strerror})")
+
+
+def _there(path: Path) -> bool:
+    """Whether anything is, be it a file or not. Throws ReportError if that may not be known."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return True
+
+
 def _read_json(path: Path, shape: dict) -> dict:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:
         raise _damaged(path, f"it is damaged ({error})") from error
     _check(path, value, shape)
     return value
@@ -279,7 +323,9 @@ def _check(path: Path, value: object, shape: dict) -> None:
 def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     try:
         frame = pd.read_csv(path, dtype=TEXT, encoding="utf-8")
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    except ValueError as error:
         raise _damaged(path, f"it is damaged ({' '.join(str(error).split())})") from error
     for column in columns:
         if column not in frame:

@@ -18,7 +18,7 @@ TUNING = {"chosen": OR_NONE, "edge?": str, "fallback?": bool,
           "curve": [{"lr": NUMBER, "values": [OR_NONE], "median": OR_NONE, "diverged": int}]}
 TRIAL = {
     "stage": str, "seed": int, "lr": NUMBER, "batch": int, "norm_batch": int, "steps": int,
-    "options": {}, "seconds?": NUMBER, "cost?": {},
+    "options": {}, "samples?": NUMBER, "seconds?": NUMBER, "cost?": {},
     "targets?": [{"error": NUMBER, "steps": OR_NONE, "samples?": OR_NONE, "epochs?": OR_NONE,
                   "seconds?": OR_NONE}]}
 

@@ -103,9 +103,11 @@ def holm(p_values: Sequence[float | None]) -> list[float]:
 
 
 def kaplan_meier_median(times: Sequence[float], reached: Sequence[bool]) -> Estimate:
-    """Median of times of which those not `reached` are censored: the first time at which at most
-    half are left, infinite if more than half never got there. The interval is Brookmeyer and
-    Crowley's, from log–log bands; an end that the data do not bound is infinite."""
+    """Median of times of which those not `reached` are censored: the time at which half are left,
+    infinite if more than half never got there. Where exactly half are left from one time to the
+    next, their arithmetic middle, as in R's survfit and in a median without censoring; where
+    nothing is known of a next time, the first. The interval is Brookmeyer and Crowley's, from
+    log–log bands by the same rule; an end that the data do not bound is infinite."""
     times, reached = np.asarray(times, dtype=float), np.asarray(reached, dtype=bool)
     if len(times) == 0:
         return Estimate(math.nan, None, None, 0)
@@ -119,14 +121,21 @@ def kaplan_meier_median(times: Sequence[float], reached: Sequence[bool]) -> Esti
         warnings.simplefilter("ignore", RuntimeWarning)
         bands = survival.confidence_interval(LEVEL, method="log-log")
 
-    def first_half(curve) -> float:
-        at = np.flatnonzero(curve.probabilities <= 0.5 + 1e-12)
-        return float(curve.quantiles[at[0]]) if len(at) else math.inf
-
-    low, high = first_half(bands.low), first_half(bands.high)
+    median, low, high = map(_half_left, (survival, bands.low, bands.high))
     if len(times) == 1 or low == math.inf:
-        return Estimate(first_half(survival), None, None, len(times))
-    return Estimate(first_half(survival), low, high, len(times))
+        return Estimate(median, None, None, len(times))
+    return Estimate(median, low, high, len(times))
+
+
+def _half_left(curve) -> float:
+    """Where a falling curve (quantiles, probabilities) is at one half."""
+    at = np.flatnonzero(curve.probabilities <= 0.5 + ROUNDING)
+    if not len(at):
+        return math.inf
+    first = curve.quantiles[at[0]]
+    below = np.flatnonzero(curve.probabilities < 0.5 - ROUNDING)
+    flat = curve.probabilities[at[0]] >= 0.5 - ROUNDING and len(below)
+    return float((first + curve.quantiles[below[0]]) / 2 if flat else first)
 
 
 def line(x: Sequence[float], y: Sequence[float]) -> Line | None:

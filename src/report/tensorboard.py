@@ -70,10 +70,11 @@ def _trainings(folder: Path) -> Iterator[tuple[str, pd.DataFrame, float]]:
         try:
             rows = pd.read_csv(path)
             metadata = path.parent / "metadata.json"
-            started = json.loads(metadata.read_text()).get("started") if metadata.is_file() else ""
-        except (OSError, ValueError) as error:
-            raise ReportError(f"'{path.parent}' cannot be read, since {error}: remove that folder, "
-                              "or name another.") from error
+            held = json.loads(metadata.read_text()) if metadata.exists() else {}
+        except (OSError, ValueError, RecursionError) as error:
+            raise ReportError(f"'{path.parent}' cannot be read, since {' '.join(str(error).split())}"
+                              ": remove that folder, or name another.") from error
+        started = held.get("started", "") if isinstance(held, dict) else ""
         if "step" not in rows:
             raise ReportError(f"'{path}' has no column 'step': it is no training's metrics.csv; "
                               "remove it, or name another folder.")

@@ -6,10 +6,10 @@ import dataclasses
 import pytest
 
 from report import checks, checks_norm, checks_published, checks_scaling
-from support.planted import accuracies, cells, experiment, factor, noise
-from support.study_tree import Cell, Trial
-
-SEEDS = range(1, 6)
+from support.planted import accuracies, cells, experiment
+from support.planted_checks import (deep, ema, hoffer, ioffe, keskar, lr_tolerance, m_sweep,
+                                    noise_law, noise_scale, rules, steps_to_target)
+from support.study_tree import Trial
 
 
 def test_all_checks_without_data_are_undecided_with_a_reason(study):
@@ -31,23 +31,6 @@ def judged(check, study, made, verdict, reason=""):
 # --- S1
 
 
-def ioffe(faster=8.0, level=97.0, gain=1.0, drift=5.0, censored=False):
-    def units(seed, size):
-        return [{"step": 100 * i, "unit": unit, "p15": 0, "p85": 0,
-                 "p50": size * factor(seed, int(size)) * (-1) ** i}
-                for i in range(6) for unit in (0, 1)]
-    equal = [Cell({"norm.kind": kind}, [
-        Trial(s, steps=40_000, targets={0.05: steps and round(steps * factor(s, arm))})
-        for s in SEEDS])
-        for arm, (kind, steps) in enumerate((("none", None if censored else 2000 * faster),
-                                             ("batch", 2000)))]
-    tuned = [Cell({"norm.kind": kind}, [Trial(s, finals=accuracies(value, s, arm),
-                                              tables={"units": units(s, size)}) for s in SEEDS])
-             for arm, (kind, value, size) in enumerate((("none", level - gain, drift),
-                                                        ("batch", level, 1.0)))]
-    return [experiment("ioffe_equal", equal), experiment("ioffe_tuned", tuned)]
-
-
 @pytest.mark.parametrize("values, verdict, reason", [
     ({}, "pass", ""), ({"censored": True}, "pass", ""), ({"faster": 2.0}, "fail", "5 times fewer"),
     ({"level": 95.0}, "fail", "96.5 %"), ({"gain": -1.0}, "fail", "no less than"),
@@ -59,21 +42,12 @@ def test_s1(study, values, verdict, reason):
 # --- S3
 
 
-def keskar(small=98.03, large=97.81, batches=(256, 6000), limit="0"):
-    levels = {(batches[0], batches[0]): small, (batches[1], batches[1]): large,
-              (batches[1], 250): small}
-    made = cells(levels, ("train.batch", "norm.batch"))
-    for cell in made:  # seeds that differ less: print's own deviation is 0.07
-        for trial in cell.trials:
-            trial.finals["test_running_accuracy"] -= 0.7 * noise(trial.seed) / 100
-    return [experiment("keskar", made, data__limit=limit)]
-
-
 @pytest.mark.parametrize("values, verdict, reason", [
     ({}, "pass", ""), ({"large": 98.03}, "fail", "a gap"), ({"large": 97.2}, "fail", "a gap"),
     ({"small": 98.9, "large": 98.6}, "fail", "print"),
-    ({"batches": (64, 1000)}, "undecided", "published size"),
-    ({"limit": "10000"}, "undecided", "published size")])
+    ({"batches": (64, 1000)}, "undecided",
+     "'keskar' has B 64, 1,000 instead of 256 or 6,000"),
+    ({"limit": "10000"}, "undecided", "'keskar' has data.limit 10,000 instead of 0")])
 def test_s3(study, values, verdict, reason):
     found = judged(checks_published.s3, study, keskar(**values), verdict, reason)
     assert found.low is not None
@@ -82,52 +56,28 @@ def test_s3(study, values, verdict, reason):
 # --- S4
 
 
-def hoffer(base=97.0, rule=97.9, adapted=98.3, batches=(128, 4096)):
-    small, large = batches
-    levels = {(small, small, "none", 50): 98.3, (large, large, "none", 50): base,
-              (large, large, "sqrt", 50): rule, (large, small, "sqrt", 50): rule,
-              (large, large, "sqrt", 1600): adapted}
-    made = cells(levels, ("train.batch", "norm.batch", "train.lr_rule", "train.epochs"))
-    return [experiment("hoffer", made, data__limit="0")]
-
-
 @pytest.mark.parametrize("values, verdict, reason", [
     ({}, "pass", ""), ({"base": 98.1, "rule": 98.3}, "fail", "a gap of at least"),
     ({"rule": 97.1}, "fail", "25 %"), ({"adapted": 97.9}, "fail", "below the small batch"),
-    ({"batches": (128, 1024)}, "undecided", "published size")])
+    ({"batches": (128, 1024)}, "undecided", "B 128, 1,024 instead of 128 or 4,096"),
+    ({"model__hidden": "64,64"}, "undecided", "model.hidden 64,64 instead of 512,512,512,512,512"),
+    ({"data__limit": "2000"}, "undecided", "data.limit 2,000 instead of 0"),
+    ({"data__augment": "none"}, "undecided", "data.augment none instead of crop-flip")])
 def test_s4(study, values, verdict, reason):
-    judged(checks_published.s4, study, hoffer(**values), verdict, reason)
+    found = judged(checks_published.s4, study, hoffer(**values), verdict, reason)
+    assert ("without the published augmentation" in " ".join(found.flags)) == (
+        values.get("data__augment") == "none")
+
+
+def test_s4_of_fewer_epochs_is_no_published_training(study):
+    [made] = hoffer()
+    for cell in made.cells:
+        cell.settings["train.epochs"] = {"50": "5", "1600": "20"}[cell.settings["train.epochs"]]
+    judged(checks_published.s4, study, [made], "undecided",
+           "train.epochs 5, 20 instead of 50 or 1,600")
 
 
 # --- S5, S8
-
-BASE = {2: (94.0, 93.0), 4: (96.0, 97.0), 32: (97.0, 99.0), 128: (97.0, 99.5)}
-
-
-def m_sweep(tests=None, trains=None, share=0.001, tail=100.0, layer=(97.0, 97.0),
-            batch_gap=None, seeds=SEEDS):
-    tests, trains, batch_gap = tests or {}, trains or {}, batch_gap or {}
-    gaps = {2: 3.0, 4: 1.0, 32: 0.0, 128: 0.0} | batch_gap
-    made = []
-    for arm, (m, (test, train)) in enumerate(BASE.items()):
-        median = share if m == 2 else 1.0
-        trials = []
-        for s in seeds:
-            rows = [{"step": 1000, "layer": index, "type": "BatchNorm1d", "m": m, "name": "1",
-                     "group_gradient_median": median * factor(s, arm) * (1 if index == 4 else 7),
-                     "group_gradient_p99": median * tail, "gain_median": median}
-                    for index in (1, 4)]
-            level = tests.get(m, test)
-            finals = {**accuracies(0, s, arm + 1, test_recomputed=level),
-                      **accuracies(0, s, arm + 2, test_batch=level - gaps[m]),
-                      **accuracies(level, s, arm, train_running=trains.get(m, train))}
-            trials.append(Trial(s, finals=finals, tables={"layers": rows}))
-        made.append(Cell({"norm.kind": "batch", "norm.batch": str(m)}, trials))
-    for arm, (m, level) in enumerate(zip((2, 128), layer)):
-        made.append(Cell({"norm.kind": "layer", "norm.batch": str(m)}, [
-            Trial(s, finals=accuracies(level, s, 0 if layer[0] == layer[1] else arm))
-            for s in seeds]))
-    return [experiment("m_sweep", made)]
 
 
 @pytest.mark.parametrize("values, verdict, reason", [
@@ -161,19 +111,6 @@ def test_s8(study, gap, verdict, reason):
 # --- S6
 
 
-def noise_law(power=-1.0, level=1.0, variance_power=-1.0, nets=3):
-    def rows(seed):
-        def of(m, slope):
-            return factor(seed, m.bit_length()) ** 0.2 * (m / 16) ** (slope + 1) / m
-        return [{"layer": layer, "m": m, "draws": 200, "mean_noise_theory": 1 / m,
-                 "mean_noise": level * of(m, power),
-                 "variance_noise_theory": 2 / m,
-                 "variance_noise": 2 * of(m, variance_power)}
-                for layer in (1, 4) for m in (2, 4, 8, 16, 32, 64, 128)]
-    return [experiment("noise_law", [Cell({}, [Trial(s, tables={"noise_law": rows(s)})
-                                               for s in range(1, nets + 1)])])]
-
-
 @pytest.mark.parametrize("values, verdict, reason", [
     ({}, "pass", ""), ({"nets": 1}, "pass", ""), ({"power": -0.9}, "fail", "slope"),
     ({"power": -1.07}, "fail", "slope"), ({"level": 1.2}, "fail", "outside 0.9 to 1.1"),
@@ -185,47 +122,15 @@ def test_s6(study, values, verdict, reason):
 # --- S7
 
 
-def ema(scatter=4.0, after=0.0, off=0.0):
-    made = []
-    for population in (1000, 55000):
-        trials = []
-        for s in SEEDS:
-            rows = []
-            for i in range(1, 25):
-                late = i > 16
-                exact = 0.97 + (0 if late else 0.002 * (-1) ** i * factor(s))
-                running = exact + (after / 100 if late else 0.002 * (scatter - 1) * (-1) ** i)
-                rows.append({"step": 13 * i, "epoch": i / 2, "lr": 1.6,
-                             "val_running_accuracy": running + late * noise(s, 2) / 1e4,
-                             "val_recomputed_accuracy": exact})
-            rows[-1]["val_recomputed_accuracy"] += (
-                (off + 0.02 * noise(s)) / 100 if population == 1000 else 0)
-            trials.append(Trial(s, lr=1.6, tables={"measurements": rows}))
-        made.append(Cell({"study.x": "1", "measure.population": str(population)}, trials))
-    return [experiment("ema", made, train__milestones="8", train__batch="2048")]
-
-
 @pytest.mark.parametrize("values, verdict, reason", [
     ({}, "pass", ""), ({"scatter": 1.2}, "fail", "twice"),
     ({"after": 0.5}, "fail", "after the decay"),
-    ({"off": -0.3}, "fail", "1000 samples"), ({"off": -0.05}, "undecided", "1000 samples")])
+    ({"off": -0.3}, "fail", "1,000 samples"), ({"off": -0.05}, "undecided", "1,000 samples")])
 def test_s7(study, values, verdict, reason):
     judged(checks_norm.s7, study, ema(**values), verdict, reason)
 
 
 # --- S9, S10
-
-
-def steps_to_target(minimum=60, samples=60_000, top=65_536, censored=(), power=None):
-    made = []
-    for kind in ("none", "batch"):
-        for arm, b in enumerate(2 ** i for i in range(4, top.bit_length())):
-            steps = minimum + samples / b if power is None else 5e6 * (b / 16) ** power
-            trials = [Trial(s, steps=9000, targets={0.05: None if b in censored and s < 4 else
-                                                    round(steps * factor(s, arm) ** 0.3)})
-                      for s in SEEDS]
-            made.append(Cell({"norm.kind": kind, "train.batch": str(b)}, trials))
-    return [experiment("steps_to_target", made)]
 
 
 @pytest.mark.parametrize("values, verdict, reason", [
@@ -249,16 +154,6 @@ def test_s9_names_the_batch_sizes_whose_median_is_censored(study):
     found = checks_scaling.s9(study(*steps_to_target(censored=(16, 64))))
     assert "without B = 16 and 64, whose median is censored" in found.effect
     assert "whose median" not in checks_scaling.s9(study(*steps_to_target())).effect
-
-
-def noise_scale(average=900.0, growth=20.0, negative=False):
-    def rows(seed):
-        return [{"step": i, "small_batch": 128, "big_batch": 4096, "small_norm2": 2, "big_norm2": 1,
-                 "gradient_norm2": (-1 if negative else 1) / (1 + i),
-                 "noise": average * factor(seed, i) / (1 + i) * (1 + (growth - 1) * (i // 2) / 3)
-                 / ((1 + growth) / 2)} for i in range(8)]
-    return [experiment("noise_scale", [Cell({"norm.kind": "none"}, [
-        Trial(s, tables={"noise_scale": rows(s)}) for s in SEEDS])])]
 
 
 @pytest.mark.parametrize("values, verdict, reason", [
@@ -291,19 +186,6 @@ def test_s10_without_s9(study):
 # --- S11
 
 
-def rules(losses, rate=0.1, chosen=0.1):
-    sizes = (128, 512, 2048, 8192)
-    tuned = [Cell({"train.batch": str(b)}, [Trial(s, lr=chosen, finals=accuracies(97, s, 0))
-                                            for s in SEEDS]) for b in sizes]
-    ruled = []
-    for rule in ("linear", "sqrt"):
-        for b, loss in zip(sizes, (0, *losses)):
-            trials = [Trial(s, lr=rate, finals=accuracies(97 - (loss or 0), s, 1),
-                            status="COMPLETE" if loss is not None else "DIVERGED") for s in SEEDS]
-            ruled.append(Cell({"train.batch": str(b), "train.lr_rule": rule}, trials))
-    return [experiment("b_by_m", tuned), experiment("lr_rule", ruled)]
-
-
 @pytest.mark.parametrize("arguments, verdict, reason", [
     (((0, 0, 2),), "pass", ""), (((0, None, None),), "pass", ""),
     (((2, 3, 4),), "fail", "fails at"),
@@ -317,22 +199,6 @@ def test_s11(study, arguments, verdict, reason):
 # --- S12
 
 
-def deep(norm=1.45, plain=1.0, gain=-3.0, ragged=0.0):
-    made = []
-    for arm, (kind, layers) in enumerate((k, n) for k in ("none", "batch") for n in (4, 32)):
-        growth = (norm if kind == "batch" else plain) ** 0.5
-        level = 97 + gain if layers == 32 else 97
-        trials = []
-        for s in SEEDS:
-            rows = [{"step": step, "layer": i, "name": str(i), "type": "Linear", "weight_norm": 1,
-                     "gradient_norm": (growth * (1 + noise(s, arm) / 100)) ** (layers - i)
-                     * (1 + ragged * (-1) ** i) * (9 if step else 1)}
-                    for i in range(layers + 1) for step in (0, 100)]
-            trials.append(Trial(s, finals=accuracies(level, s, arm), tables={"layers": rows}))
-        made.append(Cell({"norm.kind": kind, "model.hidden": ",".join(["128"] * layers)}, trials))
-    return [experiment("depth", made, model__init="he")]
-
-
 @pytest.mark.parametrize("values, verdict, reason", [
     ({}, "pass", ""), ({"norm": 1.9}, "fail", "1.2 to 1.7"), ({"norm": 1.0}, "fail", "1.2 to 1.7"),
     ({"plain": 1.5}, "fail", "0.8 to 1.2"), ({"gain": 1.0}, "fail", "not better than 4"),
@@ -342,17 +208,6 @@ def test_s12(study, values, verdict, reason):
 
 
 # --- S13
-
-
-def lr_tolerance(plain=1.0, norm=100.0, low_gain=0.0, layers=5):
-    made = []
-    for arm, (kind, edge) in enumerate((("none", plain), ("batch", norm))):
-        for lr in (0.01, 0.1, 1, 10, 100, 1000):
-            trials = [Trial(s, lr=lr, status="DIVERGED" if lr >= edge else "COMPLETE",
-                            finals=accuracies(95 + low_gain * arm, s, arm)) for s in range(1, 7)]
-            made.append(Cell({"norm.kind": kind, "train.lr": f"{lr:g}",
-                              "model.hidden": ",".join(["128"] * layers)}, trials))
-    return [experiment("lr_tolerance", made)]
 
 
 @pytest.mark.parametrize("values, verdict, reason", [

@@ -1,10 +1,12 @@
 """Each claim is supported by data with its effect, refuted by data with the opposite, and
 undecided where the data cannot tell."""
 
+import math
+
 import pytest
 
 from report import claims, claims_batch, claims_norm
-from support.planted import accuracies, cells, experiment, factor, noise
+from support.planted import TUNED, accuracies, cells, experiment, factor, noise
 from support.study_tree import Cell, Trial, tuning
 
 SEEDS = range(1, 6)
@@ -23,7 +25,7 @@ def test_all_claims_without_data_are_undecided_with_a_reason(study):
 # --- 1
 
 
-def convergence(plain, norm, tuned=None):
+def convergence(plain, norm, tuned=TUNED):
     def cell(kind, arm, steps):
         trials = [Trial(seed, targets={0.05: steps and round(steps * factor(seed, arm))})
                   for seed in SEEDS]
@@ -33,21 +35,35 @@ def convergence(plain, norm, tuned=None):
 
 @pytest.mark.parametrize("plain, norm, verdict", [
     (1000, 500, "supported"), (500, 1000, "refuted"), (1000, 1000, "undecided"),
-    (None, 500, "supported"), (None, None, "undecided"), (500, None, "undecided")])
+    (None, 500, "supported"), (None, None, "undecided"), (500, None, "refuted")])
 def test_fewer_steps(study, plain, norm, verdict):
     found = claims_norm.steps(study(convergence(plain, norm)))
     assert found.verdict == verdict, found
+    assert bool(found.reason) == (verdict != "supported")
     if verdict == "supported":
         assert 1 < found.low < 2.1 and found.n == 5
-        assert (found.high == float("inf")) == (plain is None)
-    else:
-        assert found.reason
+    if plain is None and norm is None:
+        assert "5 and 5 of 5 trials" in found.reason and found.n == 0
+        return
+    assert (found.high == math.inf) == (plain is None)
+    assert (found.low == 0) == (norm is None)
+    assert ("at least: 5 of 5" in found.effect) == (plain is None)
+    assert ("at most: 5 of 5" in found.effect) == (norm is None)
 
 
-def test_seconds_of_censored_trials_are_not_guessed(study):
-    results = study(convergence(None, 500))
-    assert claims_norm.seconds(results).verdict == "undecided"
-    assert "5 of 5" in claims_norm.seconds(results).reason
+@pytest.mark.parametrize("plain, norm, verdict", [
+    (None, 500, "supported"), (500, None, "refuted"), (None, None, "undecided")])
+def test_seconds_of_an_arm_that_never_gets_there_are_bounded_by_what_it_spent(
+        study, plain, norm, verdict):
+    made = convergence(plain, norm)
+    for trial in made.cells[1].trials:  # batch norm is work on top
+        trial.cost["step_s"] = 4.4e-4
+    found = claims_norm.seconds(study(made))
+    assert found.verdict == verdict, found
+    if verdict == "supported":
+        assert 1.5 < found.low < 1.82 and found.high == math.inf, "1,000 steps for 500 of 1.1"
+    if verdict == "refuted":
+        assert found.low == 0 and 0.45 < found.high < 0.6
 
 
 @pytest.mark.parametrize("step_s, verdict", [(5e-4, "supported"), (3e-4, "undecided")])
@@ -286,7 +302,7 @@ def test_an_optimizer_that_cannot_be_told(study):
 # --- 11
 
 
-def batch_sizes(speed, stability, censored=False):
+def batch_sizes(speed, stability, censored=()):
     made = []
     for arm, batch in enumerate((16, 64, 256)):
         trials = []
@@ -296,18 +312,27 @@ def batch_sizes(speed, stability, censored=False):
             rows = [{"step": i, "epoch": i, "val_running_accuracy":
                      0.9 + scatter * (-1) ** i + 1e-5 * seed * i * i} for i in range(1, 11)]
             rows[-1] |= {"val_recomputed_accuracy": 0.9}
-            steps = None if censored and batch == 256 else round(samples / batch)
-            trials.append(Trial(seed, targets={0.05: steps}, tables={"measurements": rows}))
+            steps = None if batch in censored else round(samples / batch)
+            trials.append(Trial(seed, steps=1300, targets={0.05: steps}, tables={"measurements": rows}))
         made.append(Cell({"train.batch": str(batch)}, trials))
     return experiment("batch_sizes", made)
 
 
 @pytest.mark.parametrize("values, verdict", [
     ((0.5, -0.5), "supported"), ((-0.5, -0.5), "refuted"), ((0.5, 0.5), "refuted"),
-    ((0.0, -0.5), "undecided"), ((0.5, -0.5, True), "undecided")])
+    ((0.0, -0.5), "undecided"), ((0.5, -0.5, [256]), "supported"),
+    ((-0.5, -0.5, [16]), "refuted"), ((0.5, -0.5, [16]), "undecided"),
+    ((0.5, -0.5, [16, 256]), "undecided")])
 def test_speed_for_stability(study, values, verdict):
     found = claims_batch.speed_for_stability(study(batch_sizes(*values)))
     assert found.verdict == verdict, found
+
+
+def test_a_batch_size_that_diverges_bounds_no_speed(study):
+    made = batch_sizes(0.5, -0.5, [256])
+    made.cells[2].trials[0].status = "DIVERGED"
+    found = claims_batch.speed_for_stability(study(made))
+    assert found.verdict == "undecided" and "5 trials never reached" in found.reason
 
 
 # --- the table

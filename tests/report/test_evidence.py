@@ -7,7 +7,7 @@ import pytest
 
 from report import claims_norm, evidence
 from report.statistics import kaplan_meier_median
-from support.planted import accuracies, experiment, factor
+from support.planted import TUNED, accuracies, experiment, factor
 from support.study_tree import Cell, Trial, tuning
 
 SEEDS = range(1, 6)
@@ -55,9 +55,9 @@ def test_a_diverged_trial_is_no_early_end(study):
     plain, norm = arms(study, two_arms((1000, 500), "DIVERGED", [1, 4]))
     estimate, _ = evidence.time_ratio(plain, norm)
     assert estimate.n == 3 and 1.9 < estimate.value < 2.1
-    assert evidence.median_steps(plain).value == pytest.approx(1000, rel=0.05)
+    assert evidence.median_to_target(plain).value == pytest.approx(1000, rel=0.05)
     plain, _ = arms(study, two_arms((1000, 500), "DIVERGED", [1, 2, 4]))
-    assert evidence.median_steps(plain).value == math.inf
+    assert evidence.median_to_target(plain).value == math.inf
 
 
 @pytest.mark.parametrize("seeds, diverged, low", [
@@ -69,7 +69,7 @@ def test_ratios_that_are_all_the_same_bound_nothing_unless_they_are_enough(
         return Cell({"norm.kind": kind}, [
             Trial(s, steps=4000, targets={0.05: to_target},
                   status="DIVERGED" if s <= diverged and to_target is None else "COMPLETE")
-            for s in range(1, seeds + 1)])
+            for s in range(1, seeds + 1)], TUNED)
     made = experiment("convergence", [cell("none", None), cell("batch", 500)])
     estimate, remark = evidence.time_ratio(*arms(study, made))
     if diverged == seeds:
@@ -94,13 +94,38 @@ def test_a_mixture_of_cells_is_no_arm(study):
 
 def test_infinite_budgets_are_the_last_to_be_censored():
     found = kaplan_meier_median([10, 20, 30, math.inf], [1, 1, 1, 0])
-    assert found.value == 20
+    assert found.value == 25
 
 
-def test_the_fast_arm_must_get_there(study):
+def test_a_fast_arm_that_is_censored_bounds_the_ratio_from_above(study):
     plain, norm = arms(study, two_arms((1000, 500), seeds=[1]))
     estimate, remark = evidence.time_ratio(norm, plain)
-    assert estimate is None and "1 of 5" in remark
+    assert remark == "at most: 1 of 5 are censored" and estimate.n == 5
+    assert estimate.low == 0 and 0.5 < estimate.high < 1
+    # A budget of 4,000 steps stands for a time that is longer.
+    assert estimate.value == pytest.approx(0.5 / 4 ** (1 / 5), rel=0.05)
+
+
+def test_arms_that_are_both_censored_bound_nothing(study):
+    made = two_arms((1000, 500), seeds=[1, 2])
+    made.cells[1].trials[4].targets[0.05] = None
+    estimate, remark = evidence.time_ratio(*arms(study, made))
+    assert estimate is None and "2 and 1 of 5 trials" in remark
+
+
+def test_a_fast_arm_that_diverged_bounds_nothing(study):
+    plain, norm = arms(study, two_arms((1000, 500), "DIVERGED", list(SEEDS)))
+    estimate, remark = evidence.time_ratio(norm, plain)
+    assert estimate is None and "diverged" in remark
+
+
+def test_a_constant_upper_bound_needs_as_many_trials_as_a_lower_one(study):
+    for seeds, high in ((6, 0.125), (5, None)):
+        cells = [Cell({"norm.kind": kind}, [Trial(s, steps=4000, targets={0.05: steps})
+                                            for s in range(1, seeds + 1)])
+                 for kind, steps in (("none", 500), ("batch", None))]
+        estimate, _ = evidence.time_ratio(*arms(study, experiment("convergence", cells)))
+        assert (estimate.low, estimate.high) == (None if high is None else 0, high)
 
 
 def test_flags_name_edges_and_fallbacks(study):

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
-from report import figures, tables
-from report.figures import conditions, drawing, noise, scaling
+from report import evidence, figures, statistics, tables
+from report.figures import conditions, drawing, layers, noise, scaling
 from report.results import load
 from support import whole_study
 from support.study_tree import Cell, Experiment, Trial, write_study
@@ -66,6 +66,29 @@ def test_a_median_that_was_not_reached_is_no_point_and_seeds_stay(results):
     [censored] = [t for t in plot.data if t.marker.symbol == "triangle-up-open"]
     assert list(censored.x) == [2048, 2048]
     assert list(censored.y) == [2 * int(1.3 * (60 + 60_000 / 2048))] * 2, "drawn at the budget"
+
+
+def test_medians_count_a_diverged_trial_as_the_verdicts_do(tmp_path):
+    """One of five diverged early, another after it had been at the target."""
+    def trials(steps):
+        lost = [Trial(4, status="DIVERGED", steps=10, targets={0.05: None}),
+                Trial(5, status="DIVERGED", steps=steps, targets={0.05: 10})]
+        return [Trial(s, targets={0.05: steps + 10 * s}) for s in (1, 2, 3)] + lost
+    sizes = {16: 4000, 64: 1000, 256: 300, 1024: 200}
+    results = study(tmp_path, Experiment("steps_to_target", [
+        Cell({"train.batch": str(b), "norm.kind": "none"}, trials(steps),
+             whole_study.tuning({0.1: 0.9}, 0.1)) for b, steps in sizes.items()], tune_lr=[0.1]))
+    judged = {b: evidence.median_to_target(rows).value for b, rows in
+              evidence.targets_of(results, "steps_to_target").groupby("B")}
+    assert judged == {b: steps + 30 for b, steps in sizes.items()}, "the third of five"
+    [(_, plot)] = scaling.steps_plots(scaling.targets_frame(results))
+    assert dict(zip(*series(plot, "none"))) == judged
+    [(_, plot)] = scaling.seconds_plots(scaling.targets_frame(results))
+    assert dict(zip(*series(plot, "none"))) == pytest.approx(
+        {b: steps * 4e-4 for b, steps in judged.items()})
+    drawn = scaling.hyperbola_frame(results)
+    fit = statistics.hyperbola(list(judged), list(judged.values()))
+    assert drawn["critical_batch"].iloc[0] == fit.critical_batch.value and len(drawn) == 12
 
 
 def test_keys_that_move_with_the_batch_size_split_no_line(tmp_path):
@@ -163,6 +186,68 @@ def test_the_noise_law_lies_on_its_theory(results):
         assert measured[1] == pytest.approx(theory[1], rel=1e-6)
 
 
+def test_each_quantity_of_the_norm_layers_has_its_course(results):
+    frame = layers.layers_frame(results)
+    plots = dict(layers.layers_plots(frame))
+    networks = [f"evaluation · norm.momentum = {momentum} · BN M=B" for momentum in ("0.1", "0.01")]
+    assert list(plots) == [f"{network} · {quantity.title}" for network in networks
+                           for quantity in layers.COURSES]
+    of = {quantity.title: plots[f"{networks[0]} · {quantity.title}"] for quantity in layers.COURSES}
+    steps = [100, 200, 400, 800, 1600]
+    x, y = series(of["noise of the batch variance"], "layer 4")
+    assert x == steps and y == pytest.approx([3 / 128] * 5)
+    assert series(of["noise of the batch variance"], "theory")[1] == pytest.approx([2 / 128] * 5)
+    assert series(of["noise of the batch mean"], "theory")[1] == pytest.approx([1 / 128] * 5)
+    assert series(of["variance between the means of shards"], "layer 1")[1] == [0.125] * 5
+    assert series(of["running mean against the population's"], "layer 1")[1] == pytest.approx(
+        [20 / step for step in steps])
+    assert series(of["running variance against the population's"], "layer 4")[1] == pytest.approx(
+        [-40 / step for step in steps])
+    assert series(of["dead units"], "layer 4")[1][0] == pytest.approx(0.08)
+    gain = of["backward gain of a unit"]
+    assert series(gain, "layer 1, median")[1] == pytest.approx([0.9] * 5)
+    assert series(gain, "layer 1, 99 %")[1][-1] == pytest.approx(1.7)
+    lines = {t.name: t.line for t in gain.data if t.showlegend is not False}
+    assert lines["layer 1, median"].color == lines["layer 1, 99 %"].color
+    assert lines["layer 1, median"].dash != lines["layer 1, 99 %"].dash
+
+
+def test_a_norm_layer_has_the_learning_rate_of_the_weights_before_it(results):
+    frame = layers.layers_frame(results)
+    at = frame[(frame["step"] == 100) & (frame["seed"] == 2)].groupby("layer")["effective_lr"]
+    assert at.first().to_dict() == pytest.approx({1: 1e-3, 4: 4e-3})
+
+
+def test_seeds_of_the_norm_layers_are_lines_of_their_own(results):
+    plot = layers.layers_plots(layers.layers_frame(results))[0][1]
+    [seeds] = [t for t in plot.data if t.name == "layer 1" and t.showlegend is False]
+    assert set(seeds.customdata) == set(SEEDS) and len(seeds.x) == 6 * len(SEEDS)
+    assert seeds.opacity < 0.5
+
+
+def of_depth(depth, steps):
+    rows = [{"step": step, "layer": layer, "name": str(layer), "type": "BatchNorm1d", "dead": 0.1}
+            for step in steps for layer in range(1, depth + 1)]
+    return Trial(1, tables={"layers": rows})
+
+
+def test_of_a_deep_network_a_few_layers_are_drawn_and_all_are_kept(tmp_path):
+    cells = [Cell({"model.hidden": ",".join(["128"] * depth)}, [of_depth(depth, (0, 1, 2))])
+             for depth in (2, 3, 32)]
+    frame = layers.layers_frame(study(tmp_path, Experiment("depth", cells)))
+    assert frame.groupby("cell")["layer"].nunique().max() == 32
+    plots = layers.layers_plots(frame)
+    assert [heading.split(" · ")[1] for heading, _ in plots] == [
+        "model.hidden = 128,128", "model.hidden = 128 × 32", "model.hidden = 128 × 3"]
+    drawn = [trace.name for trace in plots[1][1].data if trace.showlegend is not False]
+    assert drawn == ["layer 1", "layer 11", "layer 22", "layer 32"]
+
+
+def test_layers_measured_at_the_end_alone_have_no_course(tmp_path):
+    results = study(tmp_path, Experiment("m_sweep", [Cell({}, [of_depth(2, (10, 20))])]))
+    assert layers.layers_frame(results).empty
+
+
 def test_the_noise_scale_is_smoothed_in_both_parts_first(tmp_path):
     rows = [{"step": step, "small_batch": 1, "big_batch": 2, "small_norm2": 0, "big_norm2": 0,
              "gradient_norm2": signal, "noise": 100.0}
@@ -255,36 +340,3 @@ def test_ranks_are_busy_as_the_ledger_says(tmp_path):
     """Trials of one second start a second apart, on one of two ranks."""
     results = study(tmp_path, Experiment("one", [Cell({}, [Trial(s) for s in (1, 2, 3, 4)])]))
     assert tables.busy(results, results.studies[0]).startswith("50%")
-
-
-def test_published_numbers_are_held_against_the_trials_meant(tmp_path):
-    cells = [Cell({"train.batch": b, "norm.batch": m}, [
-        Trial(s, finals={"test_running_accuracy": accuracy, "train_running_accuracy": 0.999})
-        for s in SEEDS]) for b, m, accuracy in (
-            ("256", "256", 0.981), ("6000", "6000", 0.976), ("6000", "256", 0.979))]
-    table = tables.published_table(study(tmp_path, Experiment("keskar", cells)))
-    ours = {row[1]: row[4].split("\N{NO-BREAK SPACE}")[0] for row in table.rows}
-    assert ours["small batch (256): test accuracy"] == "98.10"
-    assert ours["large batch (6,000): test accuracy"] == "97.60"
-    assert ours["large batch (6,000) with M = 256: test accuracy"] == "97.90"
-    assert ours["large batch (6,000): training accuracy"] == "99.90"
-
-
-def test_the_published_noise_scale_is_averaged_as_the_checks_do(tmp_path):
-    """Over quarters of the run, not over measurements, and with every seed or none."""
-    def rows(noise):
-        return [{"step": step, "small_batch": 16, "big_batch": 64, "small_norm2": 2,
-                 "big_norm2": 1, "gradient_norm2": gradient, "noise": noise * gradient * factor}
-                for step, (gradient, factor) in enumerate([(1, 1), (9, 2)] * 4)]
-
-    def ours(*noises):
-        cell = Cell({"norm.kind": "none"}, [
-            Trial(seed, tables={"noise_scale": rows(noise)})
-            for seed, noise in enumerate(noises, 1)])
-        folder = tmp_path / str(len(list(tmp_path.iterdir())))
-        table = tables.published_table(load([write_study(
-            folder, [Experiment("noise_scale", [cell])])]))
-        return table.rows[0][table.columns.index("ours")]
-
-    assert ours(100.0, 100.0).startswith("190"), "(1 + 18) / (1 + 9)"
-    assert ours(100.0, -100.0) == "–"

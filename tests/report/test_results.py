@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import pytest
 
@@ -63,8 +64,18 @@ def test_a_censored_target_keeps_its_budget(study):
     reached = only(targets, error=0.03)
     assert reached["reached"] and reached["steps"] == 120 and reached["samples"] == 120 * 128
     censored = only(targets, error=0.02)
-    assert not censored["reached"] and math.isnan(censored["steps"]) and censored["budget"] == 500
+    assert not censored["reached"] and math.isnan(censored["steps"])
+    assert censored["steps_budget"] == 500 and censored["seconds_budget"] == 500 * 4e-4
     assert censored["arm"] == "BN M=32" and censored["edge"] == "high"
+
+
+def test_a_diverged_trial_reaches_nothing_and_no_budget_bounds_it(tmp_path):
+    """Neither does what it reached before count."""
+    lost = Trial(1, status="DIVERGED", steps=40, targets={0.05: 20, 0.03: None})
+    targets = load([write_study(tmp_path / "study", [Experiment("one", [Cell({}, [lost])])])]).targets
+    assert len(targets) == 2 and not targets["reached"].any()
+    assert targets[["steps", "samples", "epochs", "seconds"]].isna().all(axis=None)
+    assert (targets[["steps_budget", "seconds_budget"]] == math.inf).all(axis=None)
 
 
 def test_tuning_is_read_with_its_choice(study):
@@ -182,9 +193,61 @@ def test_damage_is_one_sentence(study, file, content, found):
     assert found in sentence and str(study / file) in sentence and code == 65
 
 
+FILES = ("study.json", "ledger.csv", f"{CELL}/cell.json", f"{CELL}/tuning.json",
+         f"{TRIAL}/metadata.json", f"{TRIAL}/measurements.csv", f"{TRIAL}/units.csv")
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_folder_in_the_place_of_a_file_is_one_sentence(study, file):
+    (study / file).unlink(missing_ok=True)
+    (study / file).mkdir()
+    sentence, code = refusal(study)
+    assert f"'{study / file}' cannot be read, since something else is in its place" in sentence
+    assert "Is a directory" in sentence and "remove" in sentence and code == 65
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_link_that_leads_nowhere_is_one_sentence(study, file):
+    (study / file).unlink(missing_ok=True)
+    (study / file).symlink_to(study / file)
+    sentence, code = refusal(study)
+    assert str(study / file) in sentence and code == 65
+
+
+@pytest.mark.parametrize("call, file", [("read_text", f"{TRIAL}/metadata.json"),
+                                        ("lstat", f"{TRIAL}/metadata.json"), ("lstat", CELL)])
+def test_what_may_not_be_read_is_one_sentence(study, monkeypatch, call, file):
+    """Root may read all, so the refusal is played."""
+    real = getattr(Path, call)
+
+    def refuse(path, *arguments, **named):
+        if path == study / file:
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments, **named)
+
+    monkeypatch.setattr(Path, call, refuse)
+    sentence, code = refusal(study)
+    assert f"'{study / file}' may not be read (Permission denied)" in sentence and code == 65
+
+
+def test_a_cell_that_may_not_be_listed_is_one_sentence(study, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("report.results.os.listdir", refuse)
+    sentence, code = refusal(study)
+    assert "may not be read (Permission denied)" in sentence and code == 65
+
+
+def test_a_file_nested_too_deep_is_one_sentence(study):
+    (study / TRIAL / "metadata.json").write_text("[" * 200_000)
+    assert "it is damaged" in refusal(study)[0]
+
+
 @pytest.mark.parametrize("key, value, found", [
     ("cost", None, "'cost' is no JSON object"), ("targets", [{}], "'targets' has no 'error'"),
     ("targets", [{"error": 0.03, "steps": "many"}], "'steps' holds 'many'"),
+    ("samples", "many", "'samples' holds 'many'"),
     ("options", [], "'options' is no JSON object"), ("seed", None, "'seed' holds null")])
 def test_a_damaged_value_of_a_trial_is_one_sentence(study, key, value, found):
     path = study / TRIAL / "metadata.json"

@@ -65,6 +65,14 @@ def test_a_page_that_cannot_be_written_is_one_sentence(study):
     assert_refused(run("report.sh", study), 73, f"'{study / 'report'}' cannot be written")
 
 
+@pytest.mark.parametrize("script", ["report.sh", "tensorboard.sh"])
+def test_a_damaged_trial_is_one_sentence(script, study):
+    metadata = study / "one" / "train.batch=16" / "final-seed1" / "metadata.json"
+    metadata.unlink()
+    metadata.mkdir()
+    assert_refused(run(script, study), 65, f"'{metadata}' cannot be read", "remove")
+
+
 def test_a_port_must_be_a_number(tmp_path):
     assert_refused(run("tensorboard.sh", tmp_path, "--port", "http"), 64, "--port", "'http'")
     assert_refused(run("tensorboard.sh", tmp_path, "--port"), 64, "--port")

@@ -78,13 +78,23 @@ def test_a_dropped_censored_time_would_change_the_median():
     ([], [], (math.nan, None, None)),
     ([10, 20], [0, 0], (math.inf, None, None)),
     ([10], [1], (10, None, None)),
-    ([10, 20], [1, 1], (10, 10, math.inf)),
+    ([10, 20], [1, 1], (15, 10, math.inf)),
     ([10, 20, 20], [1, 0, 0], (math.inf, 10, math.inf)),
     ([10, 10, 10], [1, 1, 1], (10, None, None)),
+    # Half are left from 20 on, as 3/4 · 2/3, up to 40; then, where nobody falls later, at 20.
+    ([10, 20, 30, 40], [1, 1, 0, 1], (30, 10, math.inf)),
+    ([10, 20, 30, 40], [1, 1, 0, 0], (20, 10, math.inf)),
 ])
 def test_kaplan_meier_of_few(times, reached, expected):
     found = st.kaplan_meier_median(times, reached)
     assert (found.value, *ends(found)) == pytest.approx(expected, nan_ok=True)
+
+
+@pytest.mark.parametrize("n", range(2, 41))
+def test_kaplan_meier_without_censoring_is_the_median(n):
+    """NumPy's own; the product of so many factors is not one half to the last bit."""
+    times = np.random.default_rng(n).permutation(np.arange(1, n + 1) ** 2)
+    assert st.kaplan_meier_median(times, np.ones(n)).value == pytest.approx(np.median(times))
 
 
 BATCHES, STEPS = [16, 32, 64, 128, 256, 512], [5200, 2710, 1330, 702, 341, 186]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from support.study_tree import Cell, Experiment, Trial
+from support.study_tree import Cell, Experiment, Trial, tuning
 
 # Of each seed, on top of what a test asks for: seeds differ, and so do the arms of one seed.
 COMMON = [0.0, 0.4, -0.3, 0.2, -0.1]
 OWN = [0.03, -0.02, 0.01, -0.03, 0.02]
+TUNED = tuning({0.1: 0.97}, 0.1)
 
 
 def noise(seed: int, arm: int = 0) -> float:
@@ -31,7 +32,7 @@ def cells(levels: dict[tuple, float], keys: tuple[str, ...], seeds: int = 5, opt
     """A cell for each setting of the keys, with its test accuracy in percent."""
     return [Cell(dict(zip(keys, map(str, setting))),
                  [Trial(seed, finals=accuracies(percent, seed, arm, **others))
-                  for seed in range(1, seeds + 1)])
+                  for seed in range(1, seeds + 1)], TUNED)
             for arm, (setting, percent) in enumerate(levels.items())]
 
 

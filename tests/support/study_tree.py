@@ -24,7 +24,7 @@ COLUMNS = {
 }
 OPTIONS = {
     "data.name": "mnist", "data.dir": "", "data.limit": "0", "data.scale": "unit",
-    "data.validation": "0.0833", "model.hidden": "128", "model.activation": "relu",
+    "data.validation": "0.0833", "data.augment": "none", "model.hidden": "128", "model.activation": "relu",
     "model.init": "torch", "model.init_std": "0.01", "model.dropout": "0", "norm.kind": "batch",
     "norm.batch": "global", "norm.position": "pre", "norm.output": "false", "norm.eval": "running",
     "norm.momentum": "0.1", "norm.cumulative": "false", "norm.running_variance": "unbiased",

@@ -9,6 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from report import statistics
+from report.evidence import median_to_target, until_target
 from report.figures import drawing, selection
 from report.figures.drawing import Axis
 from report.figures.model import Kind, Plots
@@ -17,8 +18,8 @@ from report.results import Results
 BATCH = Axis("batch size B (samples per step)", log=2)
 RATE = Axis("learning rate", log=10)
 RULES = ((0.5, "slope ½: square root", "dot"), (1, "slope 1: linear", "dash"))
-TARGET = ["id", "experiment", "facet", "cell", "arm", "B", "M", "lr", "edge", "seed", "error",
-          "reached", "budget", "steps", "samples", "seconds", "seconds_budget"]
+TARGET = [*selection.TRIAL, "error", "reached", "steps", "steps_budget", "samples", "seconds",
+          "seconds_budget"]
 
 
 def targets_frame(results: Results) -> pd.DataFrame:
@@ -26,29 +27,25 @@ def targets_frame(results: Results) -> pd.DataFrame:
     with one rate for all, the rate would be compared and not the batch size."""
     trials = selection.varying(selection.finals(results, "train.batch"), "B", 3)
     trials = trials[trials["experiment"].isin(results.tuning["experiment"])]
-    budget = trials[["id", "facet", "seconds"]].rename(columns={"seconds": "seconds_budget"})
-    targets = results.targets.merge(budget, on="id")
+    targets = results.targets.merge(trials[["id", "facet"]], on="id")
     return targets.reindex(columns=TARGET).sort_values(["experiment", "arm", "B", "seed"],
                                                        kind="stable", ignore_index=True)
 
 
-def _target_medians(rows: pd.DataFrame) -> pd.DataFrame:
-    """Kaplan–Meier medians, infinite where more than half of the seeds did not get there."""
-    parts = rows.groupby(["arm", "x"])
+def _target_medians(rows: pd.DataFrame, value: str) -> pd.DataFrame:
     return pd.DataFrame([{
-        "arm": arm, "x": x, "edge": selection.worst_edge(part["edge"]),
-        "y": statistics.kaplan_meier_median(part["y"], part["reached"]).value,
-    } for (arm, x), part in parts])
+        "arm": arm, "x": batch, "edge": selection.worst_edge(part["edge"]),
+        "y": median_to_target(part, value).value,
+    } for (arm, batch), part in rows.groupby(["arm", "B"])])
 
 
-def _to_target(frame: pd.DataFrame, value: str, budget: str, axis: Axis, slope: bool) -> Plots:
+def _to_target(frame: pd.DataFrame, value: str, axis: Axis, slope: bool) -> Plots:
     plots = []
-    reached = frame["reached"]
-    rows = _goals(frame).assign(x=frame["B"], y=frame[value].where(reached, frame[budget]))
+    rows = _goals(frame).assign(x=frame["B"], y=until_target(frame, value))
     for heading, part in selection.facets(rows, "goal"):
         if not part["reached"].any():
             continue
-        medians = _target_medians(part)
+        medians = _target_medians(part, value)
         figure = drawing.points_and_medians(part, BATCH, axis, medians)
         known = medians[np.isfinite(medians["y"])].sort_values("x")
         if slope and len(known):
@@ -65,11 +62,11 @@ def _goals(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def steps_plots(frame: pd.DataFrame) -> Plots:
-    return _to_target(frame, "steps", "budget", Axis("steps to target", log=2), slope=True)
+    return _to_target(frame, "steps", Axis("steps to target", log=2), slope=True)
 
 
 def seconds_plots(frame: pd.DataFrame) -> Plots:
-    return _to_target(frame, "seconds", "seconds_budget", Axis("seconds to target", log=10), False)
+    return _to_target(frame, "seconds", Axis("seconds to target", log=10), slope=False)
 
 
 def hyperbola_frame(results: Results) -> pd.DataFrame:
@@ -77,7 +74,7 @@ def hyperbola_frame(results: Results) -> pd.DataFrame:
     frame = targets_frame(results)
     parts = []
     for _, rows in frame.groupby(["experiment", "facet", "error", "arm"], sort=False):
-        medians = _target_medians(rows.assign(x=rows["B"], y=rows["steps"].fillna(rows["budget"])))
+        medians = _target_medians(rows, "steps")
         fit = statistics.hyperbola(medians["x"], medians["y"])
         parts.append(rows[rows["reached"]].assign(
             min_steps=fit.min_steps if fit else np.nan,
@@ -216,8 +213,9 @@ KINDS = {
     "steps": Kind(
         "fig-steps", "Steps to target against batch size",
         "Small points are seeds, large ones their Kaplan–Meier median; an open triangle is a seed "
-        "that had not got there when its budget was spent. On the dashed line twice the batch "
-        "needs half the steps.",
+        "that had not got there when its budget was spent. A seed that diverged never gets there: "
+        "it counts in the median and has no mark. On the dashed line twice the batch needs half "
+        "the steps.",
         "a target reached, at three or more batch sizes with tuned rates", targets_frame,
         steps_plots),
     "hyperbola": Kind(

@@ -23,12 +23,14 @@ def finals(results: Results, *x_keys: str, stage: str = "final") -> pd.DataFrame
 
 def describe(settings: dict[str, str]) -> str:
     """For instance "train.batch = 64, model.hidden = 128 × 5"."""
-    parts = []
-    for key, value in settings.items():
-        sizes = str(value).split(",")
-        alike = len(sizes) > 2 and len(set(sizes)) == 1
-        parts.append(f"{key} = {sizes[0]} × {len(sizes)}" if alike else f"{key} = {value}")
-    return ", ".join(parts)
+    return ", ".join(f"{key} = {in_short(value)}" for key, value in settings.items())
+
+
+def in_short(value: object) -> str:
+    """A list whose values are all alike as one of them and their number."""
+    sizes = str(value).split(",")
+    alike = len(sizes) > 2 and len(set(sizes)) == 1
+    return f"{sizes[0]} × {len(sizes)}" if alike else str(value)
 
 
 def varying(frame: pd.DataFrame, column: str, fewest: int) -> pd.DataFrame:
