@@ -4,7 +4,7 @@
 #include <cmath>
 #include <set>
 
-#include "study/plan.hpp"
+#include "study/calibration.hpp"
 #include "support/options_support.hpp"
 
 namespace syncbn {
@@ -303,6 +303,20 @@ TEST(Tuning, RunsTheNeighboursToo) {
   after.erase(after.begin(), after.begin() + 6);  // those that tuned
   EXPECT_EQ(after, (Texts{"final-seed1", "near-lr0.01-seed1", "near-lr1-seed1", "final-seed2",
                           "near-lr0.01-seed2", "near-lr1-seed2"}));
+}
+
+TEST(Calibration, SeparatesWhatAStepCostsFromItsOperations) {
+  const auto expect = [](const Speed& speed, double step_s, double operation_s) {
+    EXPECT_NEAR(speed.step_s, step_s, 1e-15);
+    EXPECT_NEAR(speed.operation_s, operation_s, 1e-15);
+  };
+  expect(speed_of(1e6, 3e-3, 9e6, 11e-3), 2e-3, 1e-9);
+  expect(speed_of(1e6, 3e-3, 1e6, 3e-3), 0, 3e-9);
+  // A slope of noise: 1 % more operations in twice the time, and more of them in less.
+  expect(speed_of(1e6, 1e-3, 1.01e6, 2e-3), 0, 2e-3 / 1.01e6);
+  expect(speed_of(1e6, 2e-3, 4e6, 1e-3), 1e-3, 0);
+  // A slope that would leave less than nothing for the step.
+  expect(speed_of(1e6, 1e-4, 4e6, 4e-3), 0, 1e-9);
 }
 
 TEST(Plan, FingerprintIsOfWhatDecidesTheResults) {

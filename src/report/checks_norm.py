@@ -1,6 +1,7 @@
 """Checks of the noise of the statistics and of what batch norm does: S5 … S8, S12, S13."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,26 +21,35 @@ def _groups(frame: pd.DataFrame, m: int) -> pd.DataFrame:
     return frame[(frame["norm.kind"] == "batch") & (frame["M"] == m)]
 
 
-@expects(m_sweep={"B": 128})
+@expects(m_sweep={"B": 128, "model.activation": "relu"},
+         m_sweep_sigmoid={"B": 128, "model.activation": "sigmoid"})
 def s5(results: Results) -> Verdict:
-    frame = finals(results, "m_sweep")
-    if frame.empty:
-        parts = [missing("no finished trials of 'm_sweep'")]
+    frame, sigmoid = finals(results, "m_sweep"), finals(results, "m_sweep_sigmoid")
+    parts = _damage(results, frame) if len(frame) else [missing("no finished trials of 'm_sweep'")]
+    if len(sigmoid):
+        parts += [replace(part, text=f"sigmoid net, {part.text}",
+                          reason=part.reason and f"sigmoid net, {part.reason}")
+                  for part in _damage(results, sigmoid)]
     else:
-        at = {m: accuracy(_groups(frame, m)) for m in (2, 4, 32, 128)}
-        flat = difference(at[32], at[128])
-        parts = [_by_at_least(at[32], at[2], 1.0, "M = 32 better than M = 2 by at least 1 point"),
-                 compare(at[32], at[4], "M = 32 better than M = 4"),
-                 within(flat, -0.2, 0.2, f"M = 32 minus M = 128: {show(flat, 'pt', sign=True)}",
-                        "M = 32 and M = 128 within 0.2 points"),
-                 _layer_norm_is_flat(frame), *_gradients(results, frame), _train_error(frame)]
+        parts.append(Part(HOLDS, "of the ReLU net alone, without 'm_sweep_sigmoid'"))
     return judge(
         CHECK_WORDS, "S5", "Damage by small groups",
         "At B = 128: M = 2 worse than M = 32 by at least 1 point, M = 4 worse, M = 32 and 128 "
         "within 0.2 points; layer norm flat; gradients below the last batch norm at M = 2 at "
         "most 1 % of those at M = 32 in the median, with a heavy tail; training error monotone in "
-        "1/M.", parts,
-        figure="fig-error-m", experiment="m_sweep", unit="pt", flags=flags(frame))
+        "1/M. With ReLU and with sigmoid.", parts, figure="fig-error-m",
+        experiment="m_sweep, m_sweep_sigmoid", unit="pt", flags=flags(frame) + flags(sigmoid))
+
+
+def _damage(results: Results, frame: pd.DataFrame) -> list[Part]:
+    """S5 of one net."""
+    at = {m: accuracy(_groups(frame, m)) for m in (2, 4, 32, 128)}
+    flat = difference(at[32], at[128])
+    return [_by_at_least(at[32], at[2], 1.0, "M = 32 better than M = 2 by at least 1 point"),
+            compare(at[32], at[4], "M = 32 better than M = 4"),
+            within(flat, -0.2, 0.2, f"M = 32 minus M = 128: {show(flat, 'pt', sign=True)}",
+                   "M = 32 and M = 128 within 0.2 points"),
+            _layer_norm_is_flat(frame), *_gradients(results, frame), _train_error(frame)]
 
 
 def _by_at_least(first: pd.Series, second: pd.Series, margin: float, what: str) -> Part:
@@ -63,7 +73,7 @@ def _layer_norm_is_flat(frame: pd.DataFrame) -> Part:
 
 
 def _gradients(results: Results, frame: pd.DataFrame) -> list[Part]:
-    layers = of_trials(results.experiment("m_sweep").layers, frame)
+    layers = of_trials(results.layers, frame)
     layers = layers[layers["type"] == "BatchNorm1d"]
     if layers.empty or not {2, 32} <= set(layers["M"]):
         return [missing("no gradients below the last batch norm at M = 2 and 32 (measure.layers)")]
@@ -310,13 +320,14 @@ def s13(results: Results) -> Verdict:
     if frame.empty:
         parts = [missing("no finished trials of 'lr_tolerance'")]
     else:
-        frame = frame.assign(depth=depth)
-        if frame["model.init"].nunique() > 1:
-            frame = frame[frame["model.init"] == "he"]
-        parts = [tolerance(frame[frame["depth"] == layers], layers)
-                 for layers in sorted(frame["depth"].unique()) if layers >= 5]
-        parts = parts or [missing("no net of 5 hidden layers or more")]
-        parts.append(_low_end(frame))
+        parts = []
+        for (init, layers), trials in frame.assign(depth=depth).groupby(["model.init", "depth"]):
+            of = f"{init}, {layers} layers: "
+            judged = [tolerance(trials, layers)] if layers >= 5 else []
+            parts += [replace(part, text=of + part.text, reason=part.reason and of + part.reason)
+                      for part in [*judged, _low_end(trials)]]
+        if frame.assign(depth=depth)["depth"].max() < 5:
+            parts.append(missing("no net of 5 hidden layers or more"))
     return judge(
         CHECK_WORDS, "S13", "Tolerance of learning rates",
         "With batch norm, half of the trials diverge at a rate at least 5 times as high as "
@@ -348,7 +359,6 @@ def tolerance(frame: pd.DataFrame, layers: int, bound: float = 5) -> Part:
 
 def _low_end(frame: pd.DataFrame) -> Part:
     lowest = frame[frame["train.lr"] == frame["train.lr"].min()]
-    lowest = lowest[lowest["depth"] == lowest["depth"].max()]
     norm, plain = (accuracy(lowest[lowest["arm"] == arm], TEST) for arm in ("BN M=B", "none"))
     estimate = difference(norm, plain)
     text = (f"at the lowest rate, {number(frame['train.lr'].min())}, with minus without: "

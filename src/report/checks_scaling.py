@@ -17,6 +17,7 @@ from report.verdicts import (CHECK_WORDS, FAILS, HOLDS, OPEN, Part, Verdict, at_
 WHOLE_SET = 32_768  # the largest B that counts as "up to the whole training set"
 REFERENCE_BATCH = 128
 QUARTERS = 4
+RULE_LOSS = 0.2  # points of accuracy that a rule may lose
 
 
 def s9(results: Results) -> Verdict:
@@ -134,7 +135,12 @@ def s10(results: Results) -> Verdict:
         "Without batch norm on MNIST its average over the run is 300 to 3,000 samples (printed: "
         "about 900), it grows at least 5 times, and it agrees with the critical batch of S9 within a "
         "factor of 5.", parts, figure="fig-noise-scale", experiment="noise_scale", unit="samples",
-        flags=flags(finals(results, "noise_scale")))
+        flags=flags(finals(results, "noise_scale")) + flags(_plain(results)))
+
+
+def _plain(results: Results) -> pd.DataFrame:
+    trials = finals(results, "steps_to_target")
+    return trials[trials["arm"] == "none"]
 
 
 def _against_critical(results: Results, average: Estimate) -> Part:
@@ -142,6 +148,12 @@ def _against_critical(results: Results, average: Estimate) -> Part:
     fit = fitted_hyperbola(targets[targets["arm"] == "none"]) if len(targets) else None
     if fit is None:
         return missing("no critical batch: 'steps_to_target' without batch norm is not there")
+    scaled = finals(results, "noise_scale")
+    for key in ("model.hidden", "train.optimizer", "train.momentum", "data.name"):
+        found = [sorted(map(str, of[key].unique())) for of in (scaled, _plain(results))]
+        if found[0] != found[1]:
+            return missing("'noise_scale' and 'steps_to_target' are of different trainings: "
+                           f"{key} is {' and '.join(found[0])} and {' and '.join(found[1])}")
     times = quotient(fit.critical_batch, average)
     return within(times, 1 / 5, 5, f"critical batch over noise scale: {show(times, 'times')}",
                   "agreement within a factor of 5")
@@ -159,7 +171,7 @@ def s11(results: Results) -> Verdict:
     return judge(
         CHECK_WORDS, "S11", "Rules for the learning rate",
         "With linear scaling and warm-up from B = 128 accuracy stays within 0.2 points of the "
-        "tuned one up to some batch B*, and fails beyond it.", parts, figure="fig-lr",
+        "tuned one up to some batch B*, and fails beyond it; the square-root rule likewise.", parts, figure="fig-lr",
         experiment="b_by_m, lr_rule", unit="pt", flags=noted)
 
 
@@ -172,35 +184,54 @@ def _rules(tuned: pd.DataFrame, ruled: pd.DataFrame) -> list[Part]:
     ruled = ruled[near]
     if ruled.empty:
         return [missing(f"'lr_rule' has no cell of the tuned rate {number(float(rates[0]))}")]
-    linear = _rule(tuned, ruled, "linear")
-    other = _rule(tuned, ruled, "sqrt")
-    return [linear, Part(HOLDS, other.text)]
+    return [_rule(tuned, ruled, rule) for rule in ("linear", "sqrt")]
 
 
 def _rule(tuned: pd.DataFrame, ruled: pd.DataFrame, rule: str) -> Part:
     ruled = ruled[ruled["train.lr_rule"] == rule]
     sizes = [int(b) for b in sorted(ruled["B"].unique())
              if b > REFERENCE_BATCH and b in set(tuned["B"])]
-    good, bad, told, first = None, None, [], None
+    good, bad, told, first, losses = None, None, [], None, {}
     for b in sizes:
         trials = ruled[ruled["B"] == b]
         # All diverged is a loss beyond any bound.
         lost = (trials["status"] == "DIVERGED").all()
-        loss = difference(accuracy(tuned[tuned["B"] == b]), accuracy(trials))
+        best, found = accuracy(tuned[tuned["B"] == b]), accuracy(trials)
+        loss = difference(best, found)
+        losses[b] = best - found.reindex(best.index, fill_value=-math.inf)
         first = first or (None if lost else loss)
         told.append(f"B = {b:,}: " + ("diverged" if lost else show(loss, "pt", sign=True)))
-        if lost or (loss.low is not None and loss.low > 0.2):
+        if lost or (loss.low is not None and loss.low > RULE_LOSS):
             bad = bad or b
-        elif loss.high is not None and loss.high <= 0.2 and bad is None:
+        elif loss.high is not None and loss.high <= RULE_LOSS and bad is None:
             good = b
     text = f"{rule}, tuned minus rule: " + ", ".join(told)
     if not sizes:
         return missing(f"the {rule} rule at no B above {REFERENCE_BATCH}")
     if good and bad:
-        return Part(HOLDS, f"{text}; B* between {good:,} and {bad:,}", first)
+        return Part(HOLDS, f"{text}; B* {show(last_batch(losses))}, between {good:,} and {bad:,}",
+                    first)
     if bad == sizes[0]:
         return Part(FAILS, text, first, f"the {rule} rule fails at the first batch, {bad:,}")
     if good == sizes[-1]:
         return Part(OPEN, text, first, f"the {rule} rule holds up to the largest B, {good:,}, so "
                                        "no end is seen")
-    return Part(OPEN, text, first, "intervals reach across 0.2 points")
+    return Part(OPEN, text, first, f"intervals of the {rule} rule reach across 0.2 points")
+
+
+def last_batch(losses: dict[int, pd.Series]) -> Estimate:
+    """B*, the batch up to which a rule loses no more than 0.2 points (`losses`: by batch, rising, and
+    seed): where each seed's loss, which is 0 at the reference by definition, first crosses them, by
+    interpolation in log B; the geometric mean over seeds. NaN if a seed's never does."""
+    crossings = []
+    for seed in next(iter(losses.values())).index:
+        before, lost = math.log2(REFERENCE_BATCH), 0.0
+        for b, of_seeds in losses.items():
+            now, loss = math.log2(b), of_seeds.get(seed, math.nan)
+            if loss > RULE_LOSS:
+                crossings.append(before + (now - before) * (RULE_LOSS - lost) / (loss - lost))
+                break
+            before, lost = now, loss
+        else:
+            return Estimate(math.nan, None, None, 0)
+    return mean_interval(crossings).mapped(lambda log: 2.0**log)

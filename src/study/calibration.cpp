@@ -37,6 +37,17 @@ double seconds_per_step(const CommPtr& alone, at::Device device, const Options& 
 
 }  // namespace
 
+Speed speed_of(double few, double few_s, double many, double many_s) {
+  // Of steps that are nearly alike noise would decide how much is fixed.
+  constexpr double kApart = 2;
+  const double most = many_s / many;
+  const double slope = many < kApart * few ? most : (many_s - few_s) / (many - few);
+  Speed speed;
+  speed.operation_s = std::clamp(slope, 0.0, most);
+  speed.step_s = many_s - speed.operation_s * many;
+  return speed;
+}
+
 Speed calibrate(Runtime& runtime, const CommPtr& comm, at::Device device, const Plan& plan,
                 DataSets& data, Watchdog& watchdog) {
   const CommPtr alone = comm->split(runtime.rank(), 0);
@@ -58,8 +69,7 @@ Speed calibrate(Runtime& runtime, const CommPtr& comm, at::Device device, const 
     };
     const double few = operations(*least), many = operations(*most);
     const double few_s = measure(*least), many_s = few == many ? few_s : measure(*most);
-    speed.operation_s = few == many ? few_s / few : std::max(0.0, (many_s - few_s) / (many - few));
-    speed.step_s = few == many ? 0 : std::max(0.0, few_s - speed.operation_s * few);
+    speed = speed_of(few, few_s, many, many_s);
     speed.measured =
         concat("steps of ", least->folder(), few == many ? "" : " and " + most->folder());
   });

@@ -17,6 +17,10 @@ struct Speed {
   }
 };
 
+/// From the seconds of a step of few operations and of one of many (many ≥ few > 0): neither part
+/// is negative, and both steps of one size tell of operations alone.
+Speed speed_of(double few, double few_s, double many, double many_s);
+
 /// Collective over the world. Rank 0 alone takes steps, for a fraction of a second each, of the
 /// cells whose steps take the fewest and the most operations.
 Speed calibrate(Runtime& runtime, const CommPtr& comm, at::Device device, const Plan& plan,

@@ -2,7 +2,9 @@
 data are lacking or cannot tell."""
 
 import dataclasses
+import math
 
+import pandas as pd
 import pytest
 
 from report import checks, checks_norm, checks_published, checks_scaling
@@ -89,6 +91,15 @@ def test_s4_of_fewer_epochs_is_no_published_training(study):
     ({"seeds": [1]}, "undecided", "at least 2 seeds")])
 def test_s5(study, values, verdict, reason):
     judged(checks_norm.s5, study, m_sweep(**values), verdict, reason)
+
+
+def test_s5_is_of_both_nets(study):
+    sigmoid = {"name": "m_sweep_sigmoid", "activation": "sigmoid"}
+    found = judged(checks_norm.s5, study, m_sweep() + m_sweep(**sigmoid), "pass")
+    assert "sigmoid net, M = 32 better" in found.effect
+    assert "without 'm_sweep_sigmoid'" in judged(checks_norm.s5, study, m_sweep(), "pass").effect
+    judged(checks_norm.s5, study, m_sweep() + m_sweep(share=0.5, **sigmoid), "fail",
+           "sigmoid net, not so: a median gradient")
 
 
 def test_s5_layer_norm_that_hardly_varies_is_flat(study):
@@ -179,6 +190,13 @@ def test_s10_takes_both_intervals_into_account(study):
     assert "factor of 5" in found.reason and found.verdict == "undecided"
 
 
+def test_s10_compares_like_with_like(study):
+    other = [dataclasses.replace(made, options={**made.options, "model.hidden": "64"})
+             for made in noise_scale()]
+    judged(checks_scaling.s10, study, other + steps_to_target(), "undecided",
+           "different trainings: model.hidden is 64 and")
+
+
 def test_s10_without_s9(study):
     judged(checks_scaling.s10, study, noise_scale(), "undecided", "no critical batch")
 
@@ -193,7 +211,23 @@ def test_s10_without_s9(study):
     (((0, 0, 2), 0.1, 0.4), "undecided", "no cell of the tuned rate")])
 def test_s11(study, arguments, verdict, reason):
     found = judged(checks_scaling.s11, study, rules(*arguments), verdict, reason)
-    assert ("B* between 2,048 and 8,192" in found.effect) == (arguments == ((0, 0, 2),))
+    assert ("between 2,048 and 8,192" in found.effect) == (arguments == ((0, 0, 2),))
+
+
+def test_s11_judges_both_rules(study):
+    judged(checks_scaling.s11, study, rules((0, 0, 2), sqrt=(2, 3, 4)), "fail", "the sqrt rule fails")
+    judged(checks_scaling.s11, study, rules((0, 0, 2), sqrt=(0, 0, 0)), "undecided", "the sqrt rule")
+
+
+def test_the_last_batch_of_a_rule_is_where_its_loss_crosses():
+    losses = {512: pd.Series([0.0, 0.1], [1, 2]), 2048: pd.Series([0.4, 0.3], [1, 2])}
+    found = checks_scaling.last_batch(losses)
+    assert found.value == pytest.approx(1024) and found.low is None, "half of the way, both"
+    losses[2048] = pd.Series([0.4, math.inf], [1, 2])
+    assert checks_scaling.last_batch(losses).value == pytest.approx((1024 * 512) ** 0.5)
+    losses[2048] = pd.Series([0.4, 0.2], [1, 2])
+    assert math.isnan(checks_scaling.last_batch(losses).value), "a seed's loss never crosses"
+    assert checks_scaling.last_batch({512: pd.Series([0.4], [1])}).value == pytest.approx(256)
 
 
 # --- S12
@@ -218,6 +252,12 @@ def test_s12(study, values, verdict, reason):
     ({"plain": 1e9}, "undecided", "no rate diverges")])
 def test_s13(study, values, verdict, reason):
     judged(checks_norm.s13, study, lr_tolerance(**values), verdict, reason)
+
+
+def test_s13_judges_every_depth_and_init(study):
+    deep, deeper = lr_tolerance()[0], lr_tolerance(low_gain=2.0, layers=8)[0]
+    both = dataclasses.replace(deep, cells=[*deep.cells, *deeper.cells])
+    judged(checks_norm.s13, study, [both], "fail", "8 layers: not so: agreement")
 
 
 def test_two_seeds_give_wide_intervals_not_verdicts(study):

@@ -54,7 +54,7 @@ def hoffer(base=97.0, rule=97.9, adapted=98.3, batches=(128, 4096), **options):
 
 
 def m_sweep(tests=None, trains=None, share=0.001, tail=100.0, layer=(97.0, 97.0),
-            batch_gap=None, seeds=SEEDS):
+            batch_gap=None, seeds=SEEDS, name="m_sweep", activation="relu"):
     tests, trains, batch_gap = tests or {}, trains or {}, batch_gap or {}
     gaps = {2: 3.0, 4: 1.0, 32: 0.0, 128: 0.0} | batch_gap
     made = []
@@ -76,7 +76,7 @@ def m_sweep(tests=None, trains=None, share=0.001, tail=100.0, layer=(97.0, 97.0)
         made.append(Cell({"norm.kind": "layer", "norm.batch": str(m)}, [
             Trial(s, finals=accuracies(level, s, 0 if layer[0] == layer[1] else arm))
             for s in seeds]))
-    return [experiment("m_sweep", made)]
+    return [experiment(name, made, model__activation=activation)]
 
 
 def noise_law(power=-1.0, level=1.0, variance_power=-1.0, nets=3):
@@ -135,13 +135,14 @@ def noise_scale(average=900.0, growth=20.0, negative=False):
         Trial(s, tables={"noise_scale": rows(s)}) for s in SEEDS])])]
 
 
-def rules(losses, rate=0.1, chosen=0.1):
+def rules(losses, rate=0.1, chosen=0.1, sqrt=None):
+    """losses: of the linear rule at 512, 2,048 and 8,192; of the square-root rule too, or `sqrt`."""
     sizes = (128, 512, 2048, 8192)
     tuned = [Cell({"train.batch": str(b)}, [Trial(s, lr=chosen, finals=accuracies(97, s, 0))
                                             for s in SEEDS], TUNED) for b in sizes]
     ruled = []
-    for rule in ("linear", "sqrt"):
-        for b, loss in zip(sizes, (0, *losses)):
+    for rule, of_rule in (("linear", losses), ("sqrt", sqrt or losses)):
+        for b, loss in zip(sizes, (0, *of_rule)):
             trials = [Trial(s, lr=rate, finals=accuracies(97 - (loss or 0), s, 1),
                             status="COMPLETE" if loss is not None else "DIVERGED") for s in SEEDS]
             ruled.append(Cell({"train.batch": str(b), "train.lr_rule": rule}, trials))
