@@ -58,12 +58,14 @@ double median(std::vector<double> values) {
 
 std::vector<const Outcome*> outcomes(const std::vector<Trial>& trials, const OutcomeOf& of) {
   std::vector<const Outcome*> found;
+  found.reserve(trials.size());
   for (const Trial& trial : trials) found.push_back(of(trial));
   return found;
 }
 
 double median_badness(const std::vector<const Outcome*>& of_rate, const std::string& criterion) {
   std::vector<double> values;
+  values.reserve(of_rate.size());
   for (const Outcome* outcome : of_rate) values.push_back(badness(*outcome, criterion));
   return median(values);
 }

@@ -1,5 +1,7 @@
 #include "study/run_study.hpp"
 
+#include <ATen/ATen.h>
+
 #include <algorithm>
 #include <chrono>
 #include <filesystem>

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <chrono>
 #include <set>
+#include <string_view>
 #include <thread>
 
 #include "base/clock.hpp"
@@ -221,7 +222,9 @@ class Runner {
 
   void beat(const Phase& phase, const char* what, int64_t step) {
     watchdog_.beat(what, step);
-    if (runtime_.rank() == 0 && seconds_since(looked_) > kBetweenLooks) {  // for the progress line
+    // For the progress line; not while training, whose time is measured.
+    const bool looks = runtime_.rank() == 0 && std::string_view(what) != "training";
+    if (looks && seconds_since(looked_) > kBetweenLooks) {
       look_and_see(phase.ranks);
       looked_ = Clock::now();
     }

@@ -165,7 +165,7 @@ std::string name_of(const std::vector<std::pair<std::string, std::string>>& sett
   if (name.empty()) return "all";
   if (name.size() <= kLongestName) return name;
   std::string whole;
-  for (const auto& [key, value] : settings) whole += key + "=" + value + "\n";
+  for (const auto& [key, value] : settings) whole += concat(key, "=", value, "\n");
   return name.substr(0, kLongestName - 17) + "-" + sha256({whole}).substr(0, 16);
 }
 

@@ -29,7 +29,7 @@ Json read_json(const std::string& path) {
   const FileBytes bytes =
       read_regular_file(path, "study file", kLargestMetadata, ExitCode::kInputDamaged);
   const auto* const begin = bytes.data.get();
-  const Json json = Json::parse(begin, begin + bytes.size, nullptr, /*allow_exceptions=*/false);
+  Json json = Json::parse(begin, begin + bytes.size, nullptr, /*allow_exceptions=*/false);
   if (!json.is_discarded()) return json;
   log_warning("'" + path + "' is damaged and is made anew");
   return nullptr;

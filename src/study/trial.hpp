@@ -21,8 +21,8 @@ struct Lane {
   at::Device device{at::kCPU};
 };
 
-struct TrialResult {
-  bool finished = true;             ///< false: stopped on request, nothing to keep
+struct TrialResult {     // NOLINT(bugprone-exception-escape): JSON moves without throwing
+  bool finished = true;  ///< false: stopped on request, nothing to keep
   nlohmann::ordered_json metadata;  ///< metadata.json, but for the options and where it ran
   std::vector<std::pair<std::string, std::string>> tables;  ///< file name and content
 };
