@@ -138,6 +138,21 @@ def test_the_hyperbola_is_found_again(results):
         assert row["r2"] > 0.999
 
 
+def test_neighbours_and_final_trials_are_fresh_seeds_of_a_tuning_curve(tmp_path):
+    trials = [Trial(s, stage, lr, finals={"val_running_accuracy": level + s / 1000})
+              for stage, lr, level in (("final", 0.2, 0.96), ("near", 0.1, 0.95), ("near", 0.4, 0.97))
+              for s in SEEDS]
+    lost = Trial(4, "near", 0.4, status="DIVERGED")
+    cell = Cell({"norm.kind": "batch"}, [*trials, lost, Trial(101, "tune", 0.2)],
+                whole_study.tuning({0.1: 0.9, 0.2: 0.92, 0.4: 0.91}, 0.2))
+    frame = scaling.rates_frame(study(tmp_path, Experiment("one", [cell])))
+    [(_, plot)] = scaling.curves_plots(frame)
+    [crosses] = [t for t in plot.data if t.marker.symbol == "x-thin"]
+    assert list(zip(crosses.x, np.round(crosses.y, 3))) == [
+        (lr, round(level + s / 1000, 3)) for lr, level in ((0.1, 0.95), (0.2, 0.96), (0.4, 0.97))
+        for s in SEEDS]
+
+
 def test_the_best_rate_follows_the_square_root(results):
     frame = scaling.best_rates_frame(results)
     assert frame["chosen"].all() and set(frame["B"]) == {16, 32, 128, 512, 2048}
