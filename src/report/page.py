@@ -68,7 +68,7 @@ def write(results: Results, verdicts: Sequence, folder: Path) -> Path:
         undecided=[row.verdict for row in rows if row.look == "open"],
         figures=[(figure, _specs(figure)) for figure in drawn], absent=absent,
         batch_tables=batch_tables, batch_table_id=BATCH_TABLE,
-        published=published, cost=tables.cost_table(results),
+        published=published, costs=tables.cost_tables(results),
         settings=tables.settings(results),
         versions=[tables.versions(results, study) for study in results.studies],
         divergences=tables.divergences(results), missing=tables.missing(results),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 
@@ -11,10 +12,12 @@ import pandas as pd
 from report import published
 from report.checks_scaling import noise_scales
 from report.evidence import UnknownAxis, finals
-from report.figures import conditions, selection
+from report.figures import cost, selection
 from report.results import Results
 
 AT_EDGE = "†"  # a learning rate at the grid's edge
+NOTHING_SENT = ("All of these ran on one rank, on which nothing is sent: bytes and calls of a step "
+                "take trials on more (study.ranks).")
 
 
 @dataclass(frozen=True)
@@ -117,21 +120,42 @@ def published_table(results: Results) -> Table | None:
                  "batch, which 256 does not divide.") if rows else None
 
 
-def cost_table(results: Results) -> Table | None:
-    frame = conditions.cost_frame(results)
-    if frame.empty:
-        return None
-    rows = []
-    for (arm, ranks, batch), cell in frame.groupby(["arm", "ranks", "B"]):
-        step = cell["step_ms"].astype(float).median()
-        rows.append([str(arm), str(ranks), f"{batch:,}", number(step, ",.3f"),
-                     number(batch / step * 1e3, ",.0f"),
-                     *(number(cell[column].astype(float).median(), ",.1f")
-                       for column in ("memory_mib", "gradient_kib", "norm_kib"))])
-    columns = ["norm", "ranks", "B", "step (ms)", "samples/s", "memory (MiB)",
-               "gradient bytes (KiB)", "norm bytes (KiB)"]
-    return Table(f"{_title(results, frame['experiment'].iloc[0])}: medians over seeds; bytes per "
-                 "step, sent by one rank; memory held by tensors while training", columns, rows)
+def cost_tables(results: Results) -> list[Table]:
+    """Of a step: time and memory by batch size, and time and what is sent by ranks."""
+    tables = []
+    if len(frame := cost.cost_frame(results)):
+        rows = [[str(arm), str(ranks), f"{batch:,}", *_medians(cell, "step_ms"),
+                 number(batch / cell["step_ms"].astype(float).median() * 1e3, ",.0f"),
+                 *_medians(cell, "memory_mib")]
+                for (arm, ranks, batch), cell in frame.groupby(["arm", "ranks", "B"])]
+        tables.append(Table(
+            f"{_title(results, frame['experiment'].iloc[0])}: medians over seeds; memory held by "
+            "tensors while training",
+            ["norm", "ranks", "B", "step (ms)", "samples/s", "memory (MiB)"], rows))
+    sent = cost.sent_frame(results)
+    if sent.empty:
+        return [dataclasses.replace(table, note=NOTHING_SENT) for table in tables]
+    times = cost.step_time_frame(results).merge(
+        sent[["id", *set(sent) - {*selection.TRIAL, "ranks"}]], on="id", how="left")
+    return tables + [_ranks_table(_title(results, experiment), rows)
+                     for experiment, rows in times.groupby("experiment", sort=False)]
+
+
+def _ranks_table(title: str, trials: pd.DataFrame) -> Table:
+    sent = {column: f"{unit} {name}" for unit, (_, _, names) in cost.SENT.items()
+            for column, name in names.items()}
+    rows = [[facet or "–", str(arm), f"{batch:,}", str(ranks),
+             *_medians(cell, "step", "norm_comm", "gradient_comm"),
+             *(_medians(cell, *sent) if ranks > 1 else ["nothing"] * len(sent))]
+            for (facet, arm, batch, ranks), cell in trials.groupby(["facet", "arm", "B", "ranks"])]
+    columns = ["setting", "norm", "B", "ranks", "step (ms)", "batch norm communication (ms)",
+               "gradient communication (ms)", *(sent[c].replace("kib", "KiB") for c in sent)]
+    return Table(f"{title}: medians over seeds; KiB and calls of one rank in one step", columns,
+                 rows, "On one rank nothing is sent.")
+
+
+def _medians(cell: pd.DataFrame, *columns: str) -> list[str]:
+    return [number(cell[column].astype(float).median()) for column in columns]
 
 
 @dataclass(frozen=True)

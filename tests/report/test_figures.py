@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from report import evidence, figures, statistics, tables
+from report import evidence, figures, statistics
 from report.figures import conditions, drawing, layers, noise, scaling
 from report.results import load
 from support import whole_study
@@ -315,43 +315,9 @@ def test_facets_keep_other_axes_apart(tmp_path):
     assert series(plots[1][1], "none")[1] == pytest.approx([0.8, 0.8])
 
 
-def test_cost_is_in_readable_units(results):
-    frame = conditions.cost_frame(results)
-    row = frame[(frame["arm"] == "BN M=B") & (frame["B"] == 512) & (frame["ranks"] == 1)].iloc[0]
-    assert row["step_ms"] == pytest.approx(1.15 * (1e-4 + 512 * 2e-6) * 1e3)
-    assert row["memory_mib"] == pytest.approx(1.15 * (2e6 + 512e4) / 2**20, rel=1e-6)
-    assert row["norm_kib"] == 4
-
-
-def test_the_stack_of_a_step_is_over_ranks(results):
-    plots = dict(conditions.step_time_plots(conditions.step_time_frame(results)))
-    plot = plots["cost · train.batch = 128"]
-    bars = {t.name: dict(zip(t.x, t.y)) for t in plot.data if t.type == "bar"}
-    step = 1.15 * (1e-4 + 128 * 2e-6) * 1e3
-    assert bars["norm communication"]["BN M=B<br>2 ranks"] == pytest.approx(step * 0.6 * 0.05)
-    assert bars["gradient communication"]["none<br>1 rank"] == 0
-    [seeds] = [t for t in plot.data if t.type == "scatter"]
-    assert len(seeds.x) == 4 * len(SEEDS)
-
-
 def test_seeds_are_points(results):
     [(_, plot)] = conditions.dropout_plots(conditions.dropout_frame(results))
     [points] = [t for t in plot.data if t.name == "BN M=B" and t.mode == "markers"]
     assert sorted(set(np.round(points.y, 6))) == pytest.approx(
         [0.974 + jitter(s, 0.002) for s in SEEDS])
     assert sorted(set(points.customdata)) == [1, 2, 3]
-
-
-def test_the_notebooks_table_stands_beside_ours(results):
-    [table] = tables.batch_tables(results)
-    rows = {row[0]: dict(zip(table.columns, row)) for row in table.rows}
-    assert list(rows) == ["16", "32", "64", "128"]
-    ours = rows["64"]["validation accuracy"].replace("\N{NO-BREAK SPACE}", " ")
-    assert ours == "97.50 ± 0.10 %"
-    assert rows["64"]["printed accuracy"] == "95.62 %" and rows["64"]["printed loss"] == "0.1942"
-
-
-def test_ranks_are_busy_as_the_ledger_says(tmp_path):
-    """Trials of one second start a second apart, on one of two ranks."""
-    results = study(tmp_path, Experiment("one", [Cell({}, [Trial(s) for s in (1, 2, 3, 4)])]))
-    assert tables.busy(results, results.studies[0]).startswith("50%")
