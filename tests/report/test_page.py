@@ -17,6 +17,8 @@ from support.study_tree import Cell, Experiment, Trial, tuning, write_study
 
 HOSTILE = ('"><script>alert(1)</script><img src=x onerror=alert(1)>'
            '<a href="https://example.org">&lt;b&gt;</a>')
+# The name of an experiment is that of a folder too.
+HOSTILE_NAME = '"><script>alert(1)<'
 DRAWN = "[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))"
 # Marks of a trace; a heat map is an image.
 MARKS = ".trace path, .trace .point, .heatmaplayer image"
@@ -204,9 +206,10 @@ def hostile(tmp_path_factory):
                   + [Trial(101, "tune", lr=lr) for lr in (0.1, 0.2)],
                   tuning({0.1: 0.9, 0.2: 0.8}, 0.1, "low", criterion=HOSTILE))
              for b in (16, 32, 64)]
-    experiment = Experiment("attack_batches", cells, options={"model.init": HOSTILE},
+    experiment = Experiment(HOSTILE_NAME, cells, options={"model.init": HOSTILE},
                             title=HOSTILE, tune_lr=[0.1, 0.2],
                             dropped=[{"cell": HOSTILE, "reason": HOSTILE}])
+    cells[0].planned = 9
     folder = write_study(tmp_path_factory.mktemp("hostile") / "study", [experiment],
                          title=HOSTILE, command=HOSTILE, device=HOSTILE, hosts=[HOSTILE],
                          versions={HOSTILE: HOSTILE}, data={HOSTILE: {HOSTILE: HOSTILE}})
@@ -227,6 +230,21 @@ def test_a_hostile_text_stays_text(browser, hostile):
     assert opened.tab.locator(".plot svg a").count() == 0
     facet = opened.tab.locator("[data-spec='fig-steps-1']").get_attribute("aria-label")
     assert HOSTILE.replace("/", "") in facet
+
+
+def test_a_hostile_name_of_an_experiment_stays_text(browser, hostile):
+    """In headings of plots and of settings, in tables, and in the CSV file."""
+    opened = Opened(browser, hostile, 1280)
+    assert opened.faults == [], "no dialog, no script that the policy had to stop"
+    tab = opened.tab
+    headings = tab.locator("figcaption h4").all_inner_texts()
+    assert len(headings) > 2 and all(text.startswith(HOSTILE_NAME) for text in headings)
+    for place in ("#missing + .scroll td", "#diverged + .scroll td"):
+        assert tab.locator(place).first.inner_text() == HOSTILE_NAME
+    summaries = tab.locator("summary").all_inner_texts()
+    assert any(text.startswith(HOSTILE_NAME) for text in summaries)
+    assert "<script>alert(1)" not in hostile.read_text(encoding="utf-8")
+    assert HOSTILE_NAME in (hostile.parent / "figures/fig-steps.csv").read_text().replace('""', '"')
 
 
 def test_no_text_ends_the_script_that_it_stands_in(path):
