@@ -15,7 +15,8 @@ from report.verdicts import (CHECK_WORDS, HOLDS, Part, Verdict, at_least, judge,
 # Keskar et al. 2017, Table 2, F1: batch, test accuracy; Adam on all 60,000 images.
 KESKAR = {256: 98.03, 6000: 97.81}
 KESKAR_WITHIN = 0.3
-IOFFE = {"data.name": "mnist", "model.hidden": "100,100,100", "model.activation": "sigmoid", "B": 60}
+IOFFE = {"data.name": "mnist", "model.hidden": "100,100,100", "model.activation": "sigmoid",
+         "B": 60}
 F1 = {"data.name": "mnist", "data.limit": 0, "model.hidden": "512,512,512,512,512"}
 
 
@@ -31,9 +32,9 @@ def s1(results: Results) -> Verdict:
         CHECK_WORDS, "S1", "Batch norm speeds the paper's net",
         "Sigmoid net of three layers of 100, B = 60, on MNIST: at the equal rate 0.01 at least 5 "
         "times fewer steps to 95 %; at tuned rates a test accuracy of at least 96.5 % and no less "
-        "than without; at least 3 times less drift of the last sigmoid's inputs.", parts, figure="fig-units",
-        experiment="ioffe_equal, ioffe_tuned",
-        unit="times", flags=flags(equal) + flags(tuned))
+        "than without; at least 3 times less drift of the last sigmoid's inputs.", parts,
+        figure="fig-units", experiment="ioffe_equal, ioffe_tuned", unit="times",
+        flags=flags(equal) + flags(tuned))
 
 
 def _batch_norm(frame: pd.DataFrame) -> pd.DataFrame:

@@ -313,7 +313,8 @@ def batch_sizes(speed, stability, censored=()):
                      0.9 + scatter * (-1) ** i + 1e-5 * seed * i * i} for i in range(1, 11)]
             rows[-1] |= {"val_recomputed_accuracy": 0.9}
             steps = None if batch in censored else round(samples / batch)
-            trials.append(Trial(seed, steps=1300, targets={0.05: steps}, tables={"measurements": rows}))
+            trials.append(Trial(seed, steps=1300, targets={0.05: steps},
+                                tables={"measurements": rows}))
         made.append(Cell({"train.batch": str(batch)}, trials))
     return experiment("batch_sizes", made)
 
