@@ -265,9 +265,9 @@ def s12(results: Results) -> Verdict:
         parts = [*_growth(results, frame), _deepest(frame)]
     return judge(
         CHECK_WORDS, "S12", "Gradients in deep nets",
-        "ReLU, M = B of 128 or more: at the start the squared gradient grows per layer by a factor "
-        "of 1.2 to 1.7 with batch norm, evenly (R² at least 0.95), and by 1 (0.8 to 1.2) without; "
-        "the net of 32 layers with batch norm is not better than that of 4 by more than 0.1 "
+        "ReLU, He's weights, M = B of 128 or more: at the start the squared gradient grows per "
+        "layer by a factor of 1.2 to 1.7 with batch norm, evenly (R² at least 0.95), and by 1 (0.8 "
+        "to 1.2) without; the net of 32 layers with batch norm is not better than that of 4 by more than 0.1 "
         "points.", parts, figure="fig-depth", experiment="depth", unit="per layer",
         flags=flags(frame))
 

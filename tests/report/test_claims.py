@@ -339,12 +339,46 @@ def test_a_batch_size_that_diverges_bounds_no_speed(study):
 # --- the table
 
 
-@pytest.mark.parametrize("levels, verdict", [
-    ((94.56, 95.12, 95.62, 96.25), "supported"), ((97, 97, 96.5, 97.5), "refuted"),
-    ((97, 97, 97, 97), "undecided"), ((98, 97.9, 97.8, 97.5), "refuted"), ((97, 98), "undecided")])
-def test_printed_table(study, levels, verdict):
+PRINTED = (94.56, 95.12, 95.62, 96.25)
+
+
+def notebook(levels):
     made = [Cell({"train.batch": str(batch)},
                  [Trial(s, finals=accuracies(0, s, arm, val_running=level)) for s in SEEDS])
             for arm, (batch, level) in enumerate(zip((16, 32, 64, 128), levels))]
-    found = claims_batch.printed_table(study(experiment("notebook_output_norm_batches", made)))
+    return experiment("notebook_output_norm_batches", made)
+
+
+@pytest.mark.parametrize("levels, verdict", [
+    (PRINTED, "supported"), ((97, 97, 96.5, 97.5), "refuted"),
+    ((97, 97, 97, 97), "undecided"), ((98, 97.9, 97.8, 97.5), "refuted"), ((97, 98), "undecided")])
+def test_printed_table(study, levels, verdict):
+    found = claims_batch.printed_table(study(notebook(levels)))
     assert found.verdict == verdict, found
+
+
+# --- settings that a claim states
+
+
+def init_scale():
+    return experiment("init_scale", cells({
+        ("none", 0.01): 20, ("none", 1): 97, ("batch", 0.01): 96, ("batch", 1): 97},
+        ("norm.kind", "model.init_std")))
+
+
+@pytest.mark.parametrize("claim, made, key, value, sentence", [
+    (claims_batch.small_groups, lambda: m_sweep({2: 95, 128: 97}), "train.batch", "256",
+     "B 256 instead of 128"),
+    (claims_batch.printed_table, lambda: notebook(PRINTED), "data.name", "fashion-mnist",
+     "data.name fashion-mnist instead of mnist"),
+    *((claim, made, "data.validation", "test",
+       "learning rates tuned on test data instead of validation data")
+      for claim, made in ((claims_norm.steps, lambda: convergence(1000, 500)),
+                          (claims_norm.seconds, lambda: convergence(1000, 500)),
+                          (claims_norm.initial_weights, init_scale)))])
+def test_another_setting_than_the_stated_one(study, claim, made, key, value, sentence):
+    planted = made()
+    planted.options[key] = value
+    found = claim(study(planted))
+    assert found.verdict == "undecided" and found.effect
+    assert found.reason == f"'{planted.name}' has {sentence}"

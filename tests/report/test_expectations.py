@@ -39,6 +39,8 @@ def altered(made, name, key, value):
      "data.name fashion-mnist instead of mnist"),
     (checks_published.s3, keskar, "keskar", "train.optimizer", "sgd",
      "train.optimizer sgd instead of adam"),
+    (checks_published.s3, keskar, "keskar", "data.validation", "0.1",
+     "data.validation 0.1 instead of test"),
     (checks_published.s4, hoffer, "hoffer", "model.hidden", "128,128,128,128,128",
      "model.hidden 128,128,128,128,128 instead of 512,512,512,512,512"),
     (checks_norm.s5, m_sweep, "m_sweep", "train.batch", "256", "B 256 instead of 128"),

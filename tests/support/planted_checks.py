@@ -39,7 +39,8 @@ def keskar(small=98.03, large=97.81, batches=(256, 6000), limit="0"):
         for trial in cell.trials:
             trial.finals["test_running_accuracy"] -= 0.7 * noise(trial.seed) / 100
             trial.lr = 0.001
-    return [experiment("keskar", made, **F1, data__limit=limit, train__optimizer="adam")]
+    return [experiment("keskar", made, **F1, data__limit=limit, data__validation="test",
+                       train__optimizer="adam")]
 
 
 def hoffer(base=97.0, rule=97.9, adapted=98.3, batches=(128, 4096)):
