@@ -20,7 +20,8 @@ def m_sweep(levels):
 
 @pytest.mark.parametrize("levels, verdict", [
     ({2: 95, 4: 96.5, 32: 97, 128: 97}, "supported"), ({2: 97, 4: 97, 32: 97, 128: 97}, "refuted"),
-    ({2: 97.5, 4: 97, 32: 97, 128: 97}, "refuted"), ({128: 97}, "undecided")])
+    ({2: 97.5, 4: 97, 32: 97, 128: 97}, "refuted"), ({128: 97}, "undecided"),
+    ({2: 96.96, 4: 97, 32: 97, 128: 97}, "refuted")])  # p = 0.02, 0.07 by Holm's correction
 def test_small_groups(study, levels, verdict):
     found = claims_batch.small_groups(study(m_sweep(levels)))
     assert found.verdict == verdict, found
@@ -137,8 +138,10 @@ def batch_sizes(speed, stability, censored=()):
         for seed in SEEDS:
             samples = 20_000 * (batch / 16) ** speed * factor(seed, arm)
             scatter = 0.01 * (batch / 16) ** stability * factor(seed, arm)
+            # In the first half, which does not count, it grows with the batch.
             rows = [{"step": i, "epoch": i, "val_running_accuracy":
-                     0.9 + scatter * (-1) ** i + 1e-5 * seed * i * i} for i in range(1, 11)]
+                     0.9 + (scatter if i > 5 else 1e-3 * batch) * (-1) ** i + 1e-5 * seed * i * i}
+                    for i in range(1, 11)]
             rows[-1] |= {"val_recomputed_accuracy": 0.9}
             steps = None if batch in censored else round(samples / batch)
             trials.append(Trial(seed, steps=1300, targets={0.05: steps},

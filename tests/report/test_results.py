@@ -68,6 +68,17 @@ def test_a_censored_target_keeps_its_budget(study):
     assert censored["arm"] == "BN M=32" and censored["edge"] == "high"
 
 
+def test_the_final_values_are_those_of_the_last_full_evaluation(tmp_path):
+    full = {"val_recomputed_accuracy": 0.9, "val_running_accuracy": 0.8,
+            "test_running_accuracy": 0.7}
+    rows = [{**full, "step": 1, "test_running_accuracy": 0.1}, {**full, "step": 2},
+            {"step": 3, "val_running_accuracy": 0.99}]
+    cell = Cell({}, [Trial(1, tables={"measurements": rows})])
+    trial = load([write_study(tmp_path / "study", [Experiment("one", [cell])])]).trials.iloc[0]
+    assert trial["final_test_running_accuracy"] == 0.7
+    assert trial["final_val_running_accuracy"] == 0.8, "beside the others, not the light one's"
+
+
 def test_tuning_is_read_with_its_choice(study):
     curve = load([study]).tuning
     assert list(curve["lr"]) == [0.1, 0.2]
