@@ -16,7 +16,7 @@ import pandas as pd
 import plotly.io
 import plotly.offline
 
-from report import figures, tables
+from report import figures, settings, tables
 from report.figures.model import Figure
 from report.results import Results
 
@@ -69,8 +69,9 @@ def write(results: Results, verdicts: Sequence, folder: Path) -> Path:
         figures=[(figure, _specs(figure)) for figure in drawn], absent=absent,
         batch_tables=batch_tables, batch_table_id=BATCH_TABLE,
         published=published, costs=tables.cost_tables(results),
-        settings=tables.settings(results),
-        versions=[tables.versions(results, study) for study in results.studies],
+        settings=settings.settings(results), budgets=settings.budgets(results),
+        versions=[(settings.versions(results, study), settings.trial_versions(results, study))
+                  for study in results.studies],
         divergences=tables.divergences(results), missing=tables.missing(results),
         dropped=tables.dropped(results), at_edge=tables.AT_EDGE,
         plotly_js=plotly_js, draw_js=draw_js, policy=_policy([plotly_js, draw_js]))
@@ -119,10 +120,11 @@ def _summary(results: Results) -> list[dict]:
         parts.append({
             "name": study["name"], "command": study.get("command", ""),
             "date": str(study.get("started", ""))[:10], "device": study.get("device", "unknown"),
-            "hosts": tables.hosts(study), "ranks": study.get("ranks", 1),
+            "hosts": settings.hosts(study), "ranks": study.get("ranks", 1),
             "experiments": len(study["experiments"]), "planned": planned, "trials": len(trials),
             "diverged": int((trials["status"] == "DIVERGED").sum()),
             "missing": int((missing["planned"] - missing["found"]).sum()),
+            "differing": settings.differing(settings.trial_versions(results, study)),
             "training": _duration(float(trials["seconds"].astype(float).sum()))})
     return parts
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass
 
 import numpy as np
@@ -50,7 +49,7 @@ def rates(rows: pd.DataFrame) -> str:
     return ", ".join(sorted(marked))
 
 
-def _title(results: Results, name: str) -> str:
+def title_of(results: Results, name: str) -> str:
     """The experiment's own title, if it has one, and its name."""
     for study in results.studies:
         for experiment in study["experiments"]:
@@ -88,7 +87,7 @@ def batch_tables(results: Results) -> list[Table]:
         if rows:
             heads = ["printed accuracy", "printed loss"] if printed else []
             tables.append(Table(
-                _title(results, name),
+                title_of(results, name),
                 ["B", "M", "learning rate", "validation accuracy", "training loss, last epoch",
                  "seconds", *heads, "seeds"], rows,
                 "The notebook prints its table without a run behind it." if printed else ""))
@@ -129,7 +128,7 @@ def cost_tables(results: Results) -> list[Table]:
                  *_medians(cell, "memory_mib")]
                 for (arm, ranks, batch), cell in frame.groupby(["arm", "ranks", "B"])]
         tables.append(Table(
-            f"{_title(results, frame['experiment'].iloc[0])}: medians over seeds; memory held by "
+            f"{title_of(results, frame['experiment'].iloc[0])}: medians over seeds; memory held by "
             "tensors while training",
             ["norm", "ranks", "B", "step (ms)", "samples/s", "memory (MiB)"], rows))
     sent = cost.sent_frame(results)
@@ -137,7 +136,7 @@ def cost_tables(results: Results) -> list[Table]:
         return [dataclasses.replace(table, note=NOTHING_SENT) for table in tables]
     times = cost.step_time_frame(results).merge(
         sent[["id", *set(sent) - {*selection.TRIAL, "ranks"}]], on="id", how="left")
-    return tables + [_ranks_table(_title(results, experiment), rows)
+    return tables + [_ranks_table(title_of(results, experiment), rows)
                      for experiment, rows in times.groupby("experiment", sort=False)]
 
 
@@ -156,38 +155,6 @@ def _ranks_table(title: str, trials: pd.DataFrame) -> Table:
 
 def _medians(cell: pd.DataFrame, *columns: str) -> list[str]:
     return [number(cell[column].astype(float).median()) for column in columns]
-
-
-@dataclass(frozen=True)
-class Settings:
-    """All settings of the trials of an experiment: what all share, and a table of the rest."""
-
-    title: str
-    common: list[tuple[str, str]]
-    trials: Table
-
-
-def settings(results: Results) -> list[Settings]:
-    parts = []
-    for name in results.experiments:
-        trials = results.trials[results.trials["experiment"] == name]
-        if trials.empty:
-            continue
-        options = [c for c in trials if "." in c and not c.startswith("cost.")]
-        options = [c for c in options if trials[c].notna().any()]
-        vary = [c for c in options if trials[c].astype(str).nunique() > 1
-                and c not in ("train.lr", "run.seed", "run.out")]
-        common = [(c, str(trials[c].iloc[0])) for c in options
-                  if trials[c].astype(str).nunique() == 1]
-        rows = [[row["trial"], *(str(row[c]) for c in vary), rates(trials.loc[[index]]),
-                 str(row["status"]) + (f": {row['reason']}" if row["reason"] else ""),
-                 number(row["steps"], ",.0f"), number(row["seconds"], ",.1f"), str(row["stopped"]),
-                 f"{row['ranks']} on {row['host']}"] for index, row in trials.iterrows()]
-        columns = ["trial", *vary, "learning rate", "status", "steps", "seconds", "stopped by",
-                   "ranks"]
-        parts.append(Settings(_title(results, name), common, Table(
-            f"{len(rows)} trials", columns, rows)))
-    return parts
 
 
 def divergences(results: Results) -> Table | None:
@@ -214,33 +181,3 @@ def dropped(results: Results) -> Table | None:
             for s in results.studies for e in s["experiments"] for d in e.get("dropped", [])]
     return Table("Cells that cannot run and were left out of the plan", [
         "experiment", "cell", "reason"], rows) if rows else None
-
-
-def busy(results: Results, study: dict) -> str:
-    """The share of rank time that trials took, by the ledger, from the first to the last."""
-    ledger = results.ledger[results.ledger["study"] == study["name"]].astype(
-        {"ranks": float, "start_s": float, "end_s": float})
-    if ledger.empty:
-        return "not known"
-    used = (ledger["ranks"] * (ledger["end_s"] - ledger["start_s"])).sum()
-    span = ledger["end_s"].max() - ledger["start_s"].min()
-    return f"{used / (span * study.get('ranks', 1)):.0%}, from the first trial to the last"
-
-
-def versions(results: Results, study: dict) -> list[tuple[str, str]]:
-    """What a study ran with: versions, data, machines."""
-    data = [(f"data {name}: {file}", f"sha256 {digest}")
-            for name, files in study.get("data", {}).items() for file, digest in files.items()]
-    plain = [(key, value if isinstance(value, str) else json.dumps(value))
-             for key, value in study.get("versions", {}).items()]
-    return [("study", study["name"]), ("folder", study["folder"]),
-            ("command", str(study.get("command", ""))),
-            ("started", str(study.get("started", ""))), ("device", str(study.get("device", ""))),
-            ("arithmetic", str(study.get("arithmetic", ""))),
-            ("ranks", str(study.get("ranks", ""))), ("ranks busy", busy(results, study)),
-            ("hosts", hosts(study)), *plain, *data]
-
-
-def hosts(study: dict) -> str:
-    """Each once: the file names the host of each rank."""
-    return ", ".join(dict.fromkeys(study.get("hosts", [])))

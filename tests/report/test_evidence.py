@@ -5,8 +5,8 @@ import math
 
 import pytest
 
-from report import claims_norm, evidence
-from report.statistics import kaplan_meier_median
+from report import claims_norm, evidence, verdicts
+from report.statistics import Estimate, kaplan_meier_median
 from support.planted import TUNED, accuracies, experiment, factor, noise
 from support.study_tree import Cell, Trial, tuning
 
@@ -79,6 +79,25 @@ def test_ratios_that_are_all_the_same_bound_nothing_unless_they_are_enough(
     verdict = claims_norm.steps(study(made))
     assert verdict.verdict == ("supported" if low else "undecided")
     assert bool(verdict.reason) == (low is None)
+
+
+def test_the_first_goal_is_the_largest_error(study):
+    made = two_arms((1000, 500))
+    for cell in made.cells:
+        for trial in cell.trials:
+            trial.targets[0.03] = 3000
+    estimate, _ = evidence.time_ratio(*arms(study, made))
+    assert estimate.value == pytest.approx(2, rel=0.05)
+    assert set(evidence.targets_of(study(made), "convergence")["error"]) == {0.05}
+
+
+def test_an_end_at_the_bound_itself_decides_nothing():
+    touching = Estimate(0.5, 0.0, 1.0, 5)
+    assert verdicts.at_least(touching, 0.0, "", "").outcome == verdicts.HOLDS
+    for bound in (0.0, 1.0):
+        part = verdicts.more_than(touching, bound, "", "more")
+        assert part.outcome == verdicts.OPEN and "neither shows nor excludes: more" in part.reason
+    assert verdicts.more_than(touching, -0.1, "", "").outcome == verdicts.HOLDS
 
 
 def test_a_mixture_of_cells_is_no_arm(study):

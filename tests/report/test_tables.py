@@ -1,81 +1,37 @@
-"""The tables of the page, and the figures of cost."""
+"""The tables of the page, on trials whose every value is known."""
 
 import pytest
 
-from report import figures, tables
-from report.figures import cost
+from report import settings, tables
 from report.results import load
 from support import whole_study
-from support.study_tree import Cell, Experiment, Trial
-from support.whole_study import SEEDS
+from support.study_tree import Cell, Experiment, Trial, tuning, write_study
 
 
-@pytest.fixture(scope="module")
-def results(tmp_path_factory):
-    return load([whole_study.write(tmp_path_factory.mktemp("tables") / "study-whole")])
+@pytest.fixture
+def one(tmp_path):
+    def read(*cells, name="one", **options):
+        return load([write_study(tmp_path / "study", [Experiment(
+            name, list(cells), options={k.replace("__", "."): v for k, v in options.items()})])])
+    return read
 
 
-def test_cost_is_in_readable_units(results):
-    frame = cost.cost_frame(results)
-    row = frame[(frame["arm"] == "BN M=B") & (frame["B"] == 512) & (frame["ranks"] == 2)].iloc[0]
-    assert row["step_ms"] == pytest.approx(0.6 * 1.15 * (1e-4 + 512 * 2e-6) * 1e3)
-    assert row["memory_mib"] == pytest.approx(1.15 * (2e6 + 512e4) / 2**20, rel=1e-6)
-    assert row["norm_kib"] == 4
+def column(table, name):
+    return [row[table.columns.index(name)].replace("\N{NO-BREAK SPACE}", " ") for row in table.rows]
 
 
-def test_the_stack_of_a_step_is_over_ranks(results):
-    plots = dict(cost.step_time_plots(cost.step_time_frame(results)))
-    plot = plots["cost · train.batch = 128"]
-    bars = {t.name: dict(zip(t.x, t.y)) for t in plot.data if t.type == "bar"}
-    step = 1.15 * (1e-4 + 128 * 2e-6) * 1e3
-    assert bars["norm communication"]["BN M=B<br>2 ranks"] == pytest.approx(step * 0.6 * 0.05)
-    assert bars["gradient communication"]["none<br>1 rank"] == 0
-    [seeds] = [t for t in plot.data if t.type == "scatter"]
-    assert len(seeds.x) == 4 * len(SEEDS)
+def test_the_training_loss_is_that_of_the_last_epoch(one):
+    rows = [{"step": step, "epoch": step / 100, "met_loss": loss, "val_running_accuracy": 0.9,
+             "val_recomputed_accuracy": 0.9}
+            for step, loss in ((50, 9.0), (100, 7.0), (150, 0.4), (200, 0.2))]
+    results = one(*(Cell({"train.batch": b}, [Trial(1, tables={"measurements": rows})])
+                    for b in ("16", "32")))
+    [table] = tables.batch_tables(results)
+    assert column(table, "training loss, last epoch") == ["0.3000", "0.3000"]
 
 
-def test_what_is_sent_is_of_gradients_and_of_batch_norm_apart(results):
-    plots = dict(cost.sent_plots(cost.sent_frame(results)))
-    for heading, norm, gradient in (("bytes", 4, 400), ("calls", 4, 2)):
-        plot = plots[f"cost · train.batch = 128 · {heading}"]
-        bars = {t.name: dict(zip(t.x, t.y)) for t in plot.data if t.type == "bar"}
-        assert bars["for gradients"] == {"none<br>2 ranks": gradient, "BN M=B<br>2 ranks": gradient}
-        assert bars["for batch norm"] == {"none<br>2 ranks": 0, "BN M=B<br>2 ranks": norm}
-    table = tables.cost_tables(results)[1]
-    rows = {tuple(row[1:4]): dict(zip(table.columns, row)) for row in table.rows}
-    assert rows["BN M=B", "128", "2"]["KiB for batch norm"] == "4"
-    assert rows["BN M=B", "128", "2"]["calls for gradients"] == "2"
-    assert rows["BN M=B", "128", "1"]["KiB for gradients"] == "nothing"
-    assert rows["none", "32", "1"]["step (ms)"] == "0.164"
-
-
-def test_on_one_rank_nothing_is_sent(study):
-    """The report says so, and shows no 0."""
-    cells = [Cell({"train.batch": str(b)}, [Trial(1, cost=whole_study.sent(1, True))])
-             for b in (16, 64)]
-    results = study(Experiment("cost", cells))
-    assert "fig-sent" in {kind.id for kind in figures.build(results)[1]}
-    [table] = tables.cost_tables(results)
-    assert "on which nothing is sent" in table.note
-    assert not any("KiB" in column for column in table.columns)
-
-
-def test_ranks_alone_are_enough_to_show_a_step(study):
-    """One batch size, as in cost_ranks; another experiment, on one rank, is not mixed in."""
-    cells = [Cell({"study.ranks": str(ranks), "norm.kind": kind}, [
-        Trial(s, cost=whole_study.sent(ranks, kind == "batch"), metadata={"ranks": ranks})
-        for s in SEEDS]) for ranks in (1, 2) for kind in ("none", "batch")]
-    plain = [Cell({"train.batch": str(b)}, [Trial(1)]) for b in (16, 64)]
-    results = study(Experiment("cost_ranks", cells), Experiment("cost", plain))
-    [(heading, plot)] = cost.step_time_plots(cost.step_time_frame(results))
-    assert heading == "cost_ranks" and list(plot.data[0].x) == [
-        f"{arm}<br>{ranks}" for arm in ("none", "BN M=B") for ranks in ("1 rank", "2 ranks")]
-    assert [heading for heading, _ in cost.sent_plots(cost.sent_frame(results))] == [
-        "cost_ranks · bytes", "cost_ranks · calls"]
-    assert len(tables.cost_tables(results)) == 2
-
-
-def test_the_notebooks_table_stands_beside_ours(results):
+def test_the_notebooks_table_stands_beside_ours(tmp_path):
+    results = load([write_study(tmp_path / "study", [whole_study.notebook_batches()])])
     [table] = tables.batch_tables(results)
     rows = {row[0]: dict(zip(table.columns, row)) for row in table.rows}
     assert list(rows) == ["16", "32", "64", "128"]
@@ -84,7 +40,71 @@ def test_the_notebooks_table_stands_beside_ours(results):
     assert rows["64"]["printed accuracy"] == "95.62 %" and rows["64"]["printed loss"] == "0.1942"
 
 
-def test_ranks_are_busy_as_the_ledger_says(study):
-    """Trials of one second start a second apart, on one of two ranks."""
-    results = study(Experiment("one", [Cell({}, [Trial(s) for s in (1, 2, 3, 4)])]))
-    assert tables.busy(results, results.studies[0]).startswith("50%")
+def test_a_table_of_batch_sizes_varies_nothing_else(one):
+    results = one(*(Cell({"train.batch": "16", "model.dropout": p}, [Trial(1)])
+                    for p in ("0", "0.5")))
+    assert tables.batch_tables(results) == []
+
+
+def test_a_rate_at_the_edge_is_marked(one):
+    results = one(*(Cell({"train.batch": b}, [Trial(1)], tuning({0.1: 0.9}, 0.1, edge))
+                    for b, edge in (("16", "low"), ("32", "none"))))
+    [table] = tables.batch_tables(results)
+    assert column(table, "learning rate") == ["0.1" + tables.AT_EDGE, "0.1"]
+
+
+def test_cost_is_of_the_median_step(one):
+    trials = [Trial(seed, cost={"step_s": seconds, "norm_bytes": 2048}, metadata={"ranks": 2})
+              for seed, seconds in ((1, 1e-3), (2, 2e-3), (3, 9e-3))]
+    cells = [Cell({"train.batch": b}, trials) for b in ("16", "100")]
+    table, sent = tables.cost_tables(one(*cells))
+    assert column(table, "step (ms)") == ["2", "2"]
+    assert column(table, "samples/s") == ["8,000", "50,000"]
+    assert column(sent, "KiB for batch norm") == ["2", "2"]
+
+
+def test_settings_are_what_all_share_and_what_varies(one):
+    results = one(*(Cell({"train.batch": b}, [Trial(1), Trial(2)]) for b in ("16", "32")),
+                  model__activation="tanh")
+    [part] = settings.settings(results)
+    assert dict(part.common)["model.activation"] == "tanh"
+    assert "train.batch" not in dict(part.common)
+    assert column(part.trials, "train.batch") == ["16", "16", "32", "32"]
+    assert "run.seed" not in part.trials.columns
+
+
+def test_divergence_and_gaps_are_counted(one):
+    results = one(Cell({"train.batch": "16"}, [
+        Trial(1), Trial(2, status="DIVERGED"), Trial(3, status="DIVERGED")], planned=5))
+    assert column(tables.divergences(results), "trials") == ["2"]
+    assert column(tables.divergences(results), "the first of them") == ["the loss is not finite"]
+    assert (column(tables.missing(results), "planned"),
+            column(tables.missing(results), "found")) == (["5"], ["3"])
+
+
+def accuracy(value, **named):
+    return [Trial(s, finals={"test_running_accuracy": value}, **named) for s in (1, 2)]
+
+
+def printed(results):
+    table = tables.published_table(results)
+    return dict(zip(column(table, "what"), column(table, "ours")))
+
+
+def test_the_papers_net_is_held_against_its_own_batch(one):
+    cells = [Cell({"norm.kind": kind, "norm.batch": m}, accuracy(value))
+             for kind, m, value in (("none", "global", 0.95), ("batch", "global", 0.97),
+                                    ("batch", "30", 0.5))]
+    ours = printed(one(*cells, name="ioffe_tuned", train__batch="60"))
+    assert ours["test accuracy with batch norm, B = 60"].startswith("97.00")
+    assert ours["test accuracy without, B = 60"].startswith("95.00")
+
+
+def test_hoffers_arms_are_told_apart(one):
+    arms = {("128", "128", "none", "50"): 0.98, ("4096", "4096", "none", "50"): 0.90,
+            ("4096", "4096", "sqrt", "50"): 0.91, ("4096", "128", "sqrt", "50"): 0.92,
+            ("4096", "4096", "sqrt", "1600"): 0.93}
+    keys = ("train.batch", "norm.batch", "train.lr_rule", "train.epochs")
+    ours = printed(one(*(Cell(dict(zip(keys, arm)), accuracy(value))
+                         for arm, value in arms.items()), name="hoffer"))
+    assert [value[:5] for value in ours.values()] == ["98.00", "90.00", "91.00", "92.00", "93.00"]
