@@ -24,7 +24,7 @@ from report.results import Results
 WORDS = {"pass": ("✓", "good"), "supported": ("✓", "good"), "fail": ("✗", "bad"),
          "refuted": ("✗", "bad"), "undecided": ("?", "open")}
 RANKS = ["good", "bad", "open"]
-BATCH_TABLE = "fig-batch-table"
+BATCH_TABLE, GAP_TABLE = "fig-batch-table", "fig-gap-table"
 PUBLISHED = "published"
 
 
@@ -49,8 +49,10 @@ def write(results: Results, verdicts: Sequence, folder: Path) -> Path:
         stale.unlink()
     for figure in drawn:
         figure.data.to_csv(folder / "figures" / f"{figure.kind.id}.csv", index=False)
-    if batch_tables:
-        _batch_csv(batch_tables).to_csv(folder / "figures" / f"{BATCH_TABLE}.csv", index=False)
+    gap_tables = tables.gap_tables(results)
+    for name, written in ((BATCH_TABLE, batch_tables), (GAP_TABLE, gap_tables)):
+        if written:
+            _csv_of(written).to_csv(folder / "figures" / f"{name}.csv", index=False)
 
     titles = {figure.kind.id: figure.kind.title for figure in drawn}
     if batch_tables:
@@ -68,6 +70,7 @@ def write(results: Results, verdicts: Sequence, folder: Path) -> Path:
         undecided=[row.verdict for row in rows if row.look == "open"],
         figures=[(figure, _specs(figure)) for figure in drawn], absent=absent,
         batch_tables=batch_tables, batch_table_id=BATCH_TABLE,
+        gap_tables=gap_tables, gap_table_id=GAP_TABLE,
         published=published, costs=tables.cost_tables(results),
         settings=settings.settings(results), budgets=settings.budgets(results),
         versions=[(settings.versions(results, study), settings.trial_versions(results, study))
@@ -151,7 +154,7 @@ def _end(value: float) -> str:
     return f"{value:,.3g}".replace("-", "−")
 
 
-def _batch_csv(batch_tables: list[tables.Table]) -> pd.DataFrame:
+def _csv_of(several: list[tables.Table]) -> pd.DataFrame:
     frames = [pd.DataFrame(table.rows, columns=table.columns).assign(experiment=table.caption)
-              for table in batch_tables]
+              for table in several]
     return pd.concat(frames, ignore_index=True)

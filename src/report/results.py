@@ -230,7 +230,8 @@ def _read_trial(path: Path, where: dict, cell: dict, tuning: dict | None, rows: 
     for name, table in measured.items():
         if table is not None:
             tables[name].append(table.assign(id=trial["id"]))
-    trial |= _final_values(measured["measurements"])
+    if metadata["status"] == "COMPLETE":
+        trial |= _final_values(measured["measurements"])
     rows["targets"].extend(_target(target, trial) for target in metadata.get("targets", []))
     return trial
 

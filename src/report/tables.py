@@ -15,6 +15,15 @@ from report.figures import cost, selection
 from report.results import Results
 
 AT_EDGE = "†"  # a learning rate at the grid's edge
+# Of training under recomputed statistics to validation under them, one change after another.
+GAP_COLUMNS = ["final_train_recomputed_accuracy", "final_train_batch_accuracy",
+               "final_val_batch_accuracy", "final_val_recomputed_accuracy"]
+GAP_NOTE = (
+    "After Wu and Johnson 2021, at the end of training; the parts add up to validation error minus "
+    "training error, both under population statistics (recomputed over training samples). Training "
+    "noise: training error under batch statistics minus that under population statistics. "
+    "Generalization gap: validation minus training error, both under batch statistics. Train–test "
+    "inconsistency: validation error under population statistics minus that under batch statistics.")
 NOTHING_SENT = ("All of these ran on one rank, on which nothing is sent: bytes and calls of a step "
                 "take trials on more (study.ranks).")
 
@@ -81,16 +90,53 @@ def batch_tables(results: Results) -> list[Table]:
             beside = [number(accuracy, ".2f") + " %" if accuracy else "–", number(loss, ".4f")]
             rows.append([f"{batch:,}", str(m) if m else arm, rates(cell),
                          spread(100 * cell["final_val_running_accuracy"], unit=" %"),
+                         spread(100 * cell["final_train_running_accuracy"], unit=" %"),
                          spread(_training_loss(results, cell["id"]), ".4f"),
-                         spread(cell["seconds"], ".1f"), *(beside if printed else []),
-                         str(len(cell))])
+                         spread(cell["seconds"], ".1f"),
+                         *_medians(cell, "cost.peak_tensor_bytes", unit=2**20), *(beside if printed else []),
+                         _seeds(cell)])
         if rows:
             heads = ["printed accuracy", "printed loss"] if printed else []
             tables.append(Table(
                 title_of(results, name),
-                ["B", "M", "learning rate", "validation accuracy", "training loss, last epoch",
-                 "seconds", *heads, "seeds"], rows,
+                ["B", "M", "learning rate", "validation accuracy", "training accuracy",
+                 "training loss, last epoch", "seconds", "memory (MiB)", *heads, "seeds"], rows,
                 "The notebook prints its table without a run behind it." if printed else ""))
+    return tables
+
+
+def _seeds(cell: pd.DataFrame) -> str:
+    """How many there are; means are of those that did not diverge."""
+    lost = int((cell["status"] == "DIVERGED").sum())
+    return str(len(cell)) + (f", {lost} diverged" if lost else "")
+
+
+def gap_tables(results: Results) -> list[Table]:
+    """Wu and Johnson's three parts of the gap between training and validation error, of each
+    experiment that varies M and was measured under batch and under recomputed statistics."""
+    tables = []
+    for name in results.experiments:
+        if not {"norm.batch", "train.batch"} & set(results.axes(name)):
+            continue
+        trials = selection.finals(results.experiment(name), "train.batch")
+        trials = trials[trials["M"] > 0].dropna(subset=GAP_COLUMNS)
+        error = {key: 100 * (1 - trials[column].astype(float))
+                 for key, column in zip(("train", "train_batch", "val_batch", "val"), GAP_COLUMNS)}
+        trials = trials.assign(
+            train=error["train"], noise=error["train_batch"] - error["train"],
+            generalization=error["val_batch"] - error["train_batch"],
+            inconsistency=error["val"] - error["val_batch"], val=error["val"])
+        rows = [[facet or "–", f"{batch:,}", str(m),
+                 *(spread(cell[part], unit=" %" if part in ("train", "val") else " pt")
+                   for part in ("train", "noise", "generalization", "inconsistency", "val")),
+                 str(len(cell))]
+                for (facet, batch, m), cell in trials.groupby(["facet", "B", "M"])]
+        if rows:
+            tables.append(Table(f"{title_of(results, name)}: parts of the gap", [
+                "setting", "B", "M", "training error", "training noise", "generalization gap",
+                "train–test inconsistency", "validation error", "seeds"], rows))
+    if tables:
+        tables[-1] = dataclasses.replace(tables[-1], note=GAP_NOTE)
     return tables
 
 
@@ -153,8 +199,9 @@ def _ranks_table(title: str, trials: pd.DataFrame) -> Table:
                  rows, "On one rank nothing is sent.")
 
 
-def _medians(cell: pd.DataFrame, *columns: str) -> list[str]:
-    return [number(cell[column].astype(float).median()) for column in columns]
+def _medians(cell: pd.DataFrame, *columns: str, unit: float = 1) -> list[str]:
+    return [number(cell[column].astype(float).median() / unit) if column in cell else "–"
+            for column in columns]
 
 
 def divergences(results: Results) -> Table | None:

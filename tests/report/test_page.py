@@ -201,7 +201,8 @@ def hostile(tmp_path_factory):
     """The page of a study in which every text is an attack."""
     cells = [Cell({"train.batch": str(b), "data.name": HOSTILE.replace("/", "")},
                   [Trial(s, lr=0.1, targets={0.03: 100 + b},
-                         metadata={"reason": HOSTILE, "host": HOSTILE, "status": "DIVERGED"}
+                         metadata={"reason": HOSTILE, "host": HOSTILE, "status": "DIVERGED",
+                                   "versions": {HOSTILE: HOSTILE}, "arithmetic": {HOSTILE: HOSTILE}}
                          if s == 2 else {}) for s in (1, 2)]
                   + [Trial(101, "tune", lr=lr) for lr in (0.1, 0.2)],
                   tuning({0.1: 0.9, 0.2: 0.8}, 0.1, "low", criterion=HOSTILE))
@@ -223,6 +224,8 @@ def test_a_hostile_text_stays_text(browser, hostile):
     assert opened.faults == []
     assert opened.tab.locator("h1").inner_text() == HOSTILE
     assert opened.tab.title() == HOSTILE
+    told = opened.tab.locator("header").inner_text()
+    assert f"did not all run with the same versions and arithmetic: {HOSTILE}" in told
     assert opened.tab.locator("img").count() == 0
     assert opened.tab.evaluate("document.scripts.length") == 2 + opened.tab.locator(".plot").count()
     axis = opened.tab.locator("[data-spec='fig-tuning-1'] .ytitle").text_content()

@@ -89,6 +89,11 @@ def test_the_final_values_are_those_of_the_last_full_evaluation(tmp_path):
     assert trial["final_val_running_accuracy"] == 0.8, "beside the others, not the light one's"
 
 
+def test_a_diverged_trial_has_no_final_values_though_it_measured_some(study):
+    lost = only(load([study]).finals, arm="BN M=32", seed=2)
+    assert lost["status"] == "DIVERGED" and math.isnan(lost["final_test_running_accuracy"])
+
+
 def test_tuning_is_read_with_its_choice(study):
     curve = load([study]).tuning
     assert list(curve["lr"]) == [0.1, 0.2]

@@ -11,7 +11,8 @@ from support.study_tree import Cell, Experiment, Trial, tuning, write_study
 @pytest.fixture
 def one(tmp_path):
     def read(*cells, name="one", **options):
-        return load([write_study(tmp_path / "study", [Experiment(
+        folder = tmp_path / f"study{len(list(tmp_path.iterdir()))}"
+        return load([write_study(folder, [Experiment(
             name, list(cells), options={k.replace("__", "."): v for k, v in options.items()})])])
     return read
 
@@ -44,6 +45,42 @@ def test_a_table_of_batch_sizes_varies_nothing_else(one):
     results = one(*(Cell({"train.batch": "16", "model.dropout": p}, [Trial(1)])
                     for p in ("0", "0.5")))
     assert tables.batch_tables(results) == []
+
+
+def test_a_table_of_batch_sizes_has_accuracy_loss_time_and_memory(one):
+    [table] = tables.batch_tables(one(*(Cell({"train.batch": b}, [
+        Trial(s, finals={"train_running_accuracy": 0.98 + s / 1000, "val_running_accuracy": 0.97},
+              cost={"peak_tensor_bytes": 3 * 2**20}) for s in (1, 2, 3)]) for b in ("16", "32"))))
+    assert column(table, "training accuracy") == ["98.20 ± 0.10 %"] * 2
+    assert column(table, "validation accuracy") == ["97.00 ± 0.00 %"] * 2
+    assert column(table, "memory (MiB)") == ["3", "3"]
+    assert column(table, "seconds") == ["0.4 ± 0.0"] * 2
+
+
+def test_a_table_of_batch_sizes_counts_what_diverged(one):
+    trials = [Trial(1, finals={"val_running_accuracy": 0.97}),
+              Trial(2, status="DIVERGED", finals={"val_running_accuracy": 0.1})]
+    [table] = tables.batch_tables(one(*(Cell({"train.batch": b}, trials) for b in ("16", "32"))))
+    assert column(table, "validation accuracy") == ["97.00 %"] * 2
+    assert column(table, "seeds") == ["2, 1 diverged"] * 2
+
+
+def test_the_gap_is_split_in_three_parts_that_add_up(one):
+    """Errors of 1 and 3 % in training under population and batch statistics, 7 and 15 % in
+    validation under batch and population statistics."""
+    finals = {"train_recomputed_accuracy": 0.99, "train_batch_accuracy": 0.97,
+              "val_batch_accuracy": 0.93, "val_recomputed_accuracy": 0.85,
+              "val_running_accuracy": 0.5, "train_running_accuracy": 0.5}
+    results = one(Cell({"norm.kind": "batch", "norm.batch": "4"}, [Trial(1, finals=finals)]),
+                  Cell({"norm.kind": "none", "norm.batch": "global"}, [Trial(1)]))
+    [table] = tables.gap_tables(results)
+    [row] = table.rows
+    parts = [value.replace("\N{NO-BREAK SPACE}", " ") for value in row[3:8]]
+    assert parts == ["1.00 %", "2.00 pt", "4.00 pt", "8.00 pt", "15.00 %"]
+    assert row[1:3] == ["128", "4"] and "Wu and Johnson" in table.note
+    unmeasured = one(Cell({"train.batch": "16"}, [Trial(1, status="DIVERGED", finals={
+        "train_batch_accuracy": ""})]))
+    assert tables.gap_tables(unmeasured) == []
 
 
 def test_a_rate_at_the_edge_is_marked(one):
