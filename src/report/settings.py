@@ -90,8 +90,7 @@ def busy(results: Results, study: dict) -> str:
 def trial_versions(results: Results, study: dict) -> Table | None:
     """A column for each set of versions and arithmetic that trials of a study ran with."""
     trials = results.trials[results.trials["study"] == study["name"]]
-    described = [{**_flat(row.versions), **{f"arithmetic: {key}": value for key, value
-                                            in _flat(row.arithmetic).items()}}
+    described = [_flat(row.versions) | _flat(row.arithmetic, "arithmetic")
                  for row in trials.itertuples()]
     if not any(described):
         return None
@@ -103,10 +102,13 @@ def trial_versions(results: Results, study: dict) -> Table | None:
                  ["", *(f"{count:,} trial{'s' if count > 1 else ''}" for count in sets)], rows)
 
 
-def _flat(recorded: object) -> dict[str, str]:
-    """Of an object in a trial's metadata; empty where it is absent."""
-    return {str(key): value if isinstance(value, str) else json.dumps(value)
-            for key, value in recorded.items()} if isinstance(recorded, dict) else {}
+def _flat(recorded: object, name: str = "") -> dict[str, str]:
+    """Of an object or a text in a trial's metadata; empty where it is absent."""
+    if isinstance(recorded, str):
+        return {name: recorded}
+    return {f"{name}: {key}" if name else key: value if isinstance(value, str) else
+            json.dumps(value) for key, value in recorded.items()} if isinstance(
+                recorded, dict) else {}
 
 
 def differing(table: Table | None) -> list[str]:

@@ -19,7 +19,7 @@ TUNING = {"chosen": OR_NONE, "edge?": str, "fallback?": bool,
 TRIAL = {
     "stage": str, "seed": int, "lr": NUMBER, "batch": int, "norm_batch": int, "steps": int,
     "options": {}, "samples?": NUMBER, "seconds?": NUMBER, "cost?": {},
-    "started?": NUMBER, "finished?": NUMBER, "ranks?": int, "versions?": {}, "arithmetic?": {},
+    "started?": NUMBER, "finished?": NUMBER, "ranks?": int, "versions?": {}, "arithmetic?": (dict, str),
     "targets?": [{"error": NUMBER, "steps": OR_NONE, "samples?": OR_NONE, "epochs?": OR_NONE,
                   "seconds?": OR_NONE}]}
 

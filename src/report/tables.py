@@ -42,7 +42,7 @@ def spread(values: pd.Series, form: str = ".2f", unit: str = "") -> str:
     if values.empty:
         return "–"
     deviation = f" ± {values.std():{form}}" if len(values) > 1 else ""
-    return f"{values.mean():{form}}{deviation}{unit}".replace(" ", "\N{NO-BREAK SPACE}")
+    return f"{values.mean():{form}}{deviation}{unit}".replace(" ", "\N{NO-BREAK SPACE}").replace("-", "−")
 
 
 def number(value: object, form: str = ",.4g") -> str:
@@ -132,9 +132,9 @@ def gap_tables(results: Results) -> list[Table]:
                  str(len(cell))]
                 for (facet, batch, m), cell in trials.groupby(["facet", "B", "M"])]
         if rows:
-            tables.append(Table(f"{title_of(results, name)}: parts of the gap", [
+            tables.append(_without_setting(Table(f"{title_of(results, name)}: parts of the gap", [
                 "setting", "B", "M", "training error", "training noise", "generalization gap",
-                "train–test inconsistency", "validation error", "seeds"], rows))
+                "train–test inconsistency", "validation error", "seeds"], rows)))
     if tables:
         tables[-1] = dataclasses.replace(tables[-1], note=GAP_NOTE)
     return tables
@@ -187,16 +187,25 @@ def cost_tables(results: Results) -> list[Table]:
 
 
 def _ranks_table(title: str, trials: pd.DataFrame) -> Table:
-    sent = {column: f"{unit} {name}" for unit, (_, _, names) in cost.SENT.items()
+    sent = {column: f"{unit} {name}" for unit, _, names in cost.SENT
             for column, name in names.items()}
     rows = [[facet or "–", str(arm), f"{batch:,}", str(ranks),
              *_medians(cell, "step", "norm_comm", "gradient_comm"),
              *(_medians(cell, *sent) if ranks > 1 else ["nothing"] * len(sent))]
             for (facet, arm, batch, ranks), cell in trials.groupby(["facet", "arm", "B", "ranks"])]
     columns = ["setting", "norm", "B", "ranks", "step (ms)", "batch norm communication (ms)",
-               "gradient communication (ms)", *(sent[c].replace("kib", "KiB") for c in sent)]
-    return Table(f"{title}: medians over seeds; KiB and calls of one rank in one step", columns,
-                 rows, "On one rank nothing is sent.")
+               "gradient communication (ms)", *sent.values()]
+    return _without_setting(Table(
+        f"{title}: medians over seeds; KiB and calls of one rank in one step", columns, rows,
+        "On one rank nothing is sent."))
+
+
+def _without_setting(table: Table) -> Table:
+    """Less the first column where no row has a setting."""
+    if any(row[0] != "–" for row in table.rows):
+        return table
+    return dataclasses.replace(table, columns=table.columns[1:],
+                               rows=[row[1:] for row in table.rows])
 
 
 def _medians(cell: pd.DataFrame, *columns: str, unit: float = 1) -> list[str]:

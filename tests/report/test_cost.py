@@ -36,11 +36,13 @@ def test_the_stack_of_a_step_is_over_ranks(results):
 
 def test_what_is_sent_is_of_gradients_and_of_batch_norm_apart(results):
     plots = dict(cost.sent_plots(cost.sent_frame(results)))
-    for heading, norm, gradient in (("bytes", 4, 400), ("calls", 4, 2)):
-        plot = plots[f"cost · train.batch = 128 · {heading}"]
+    for unit, what, plain, norm in (
+            ("KiB", "for gradients", 400, 400), ("KiB", "for batch norm", 0, 4),
+            ("calls", "for gradients", 2, 2), ("calls", "for batch norm", 0, 4)):
+        [plot] = [plot for heading, plot in plots.items()
+                  if heading.startswith(f"cost · train.batch = 128 · {unit}") and what in heading]
         bars = {t.name: dict(zip(t.x, t.y)) for t in plot.data if t.type == "bar"}
-        assert bars["for gradients"] == {"none<br>2 ranks": gradient, "BN M=B<br>2 ranks": gradient}
-        assert bars["for batch norm"] == {"none<br>2 ranks": 0, "BN M=B<br>2 ranks": norm}
+        assert bars[what] == {"none<br>2 ranks": plain, "BN M=B<br>2 ranks": norm}
     table = tables.cost_tables(results)[1]
     rows = {tuple(row[1:4]): dict(zip(table.columns, row)) for row in table.rows}
     assert rows["BN M=B", "128", "2"]["KiB for batch norm"] == "4"
@@ -71,5 +73,6 @@ def test_ranks_alone_are_enough_to_show_a_step(study):
     assert heading == "cost_ranks" and list(plot.data[0].x) == [
         f"{arm}<br>{ranks}" for arm in ("none", "BN M=B") for ranks in ("1 rank", "2 ranks")]
     assert [heading for heading, _ in cost.sent_plots(cost.sent_frame(results))] == [
-        "cost_ranks · bytes", "cost_ranks · calls"]
+        "cost_ranks · KiB for gradients", "cost_ranks · KiB for batch norm",
+        "cost_ranks · calls for gradients and for batch norm"]
     assert len(tables.cost_tables(results)) == 2

@@ -147,7 +147,8 @@ def test_neighbours_and_final_trials_are_fresh_seeds_of_a_tuning_curve(tmp_path)
                 whole_study.tuning({0.1: 0.9, 0.2: 0.92, 0.4: 0.91}, 0.2))
     frame = scaling.rates_frame(study(tmp_path, Experiment("one", [cell])))
     [(_, plot)] = scaling.curves_plots(frame)
-    [crosses] = [t for t in plot.data if t.marker.symbol == "x-thin"]
+    crosses, legend = (t for t in plot.data if t.marker.symbol == "x-thin")
+    assert legend.name == "fresh seeds" and list(legend.x) == [None]
     assert list(zip(crosses.x, np.round(crosses.y, 3))) == [
         (lr, round(level + s / 1000, 3)) for lr, level in ((0.1, 0.95), (0.2, 0.96), (0.4, 0.97))
         for s in SEEDS]

@@ -58,6 +58,12 @@ def test_trials_of_one_version_are_one_column(study):
     assert table.rows == [["syncbn", "1.1"], ["libtorch", "2.11.0"], ["arithmetic: maker", "AMD"]]
 
 
+def test_arithmetic_may_be_a_text(study):
+    text = {**NEW, "arithmetic": "AMD, AVX2"}
+    table = recorded(study, text, {**NEW, "arithmetic": "Intel, AVX512"})
+    assert table.rows[-1][0] == "arithmetic" and settings.differing(table) == ["arithmetic"]
+
+
 def test_trials_of_several_versions_are_named(study):
     other = {**NEW, "versions": {**NEW["versions"], "syncbn": "1.0"}}
     table = recorded(study, NEW, other, NEW)

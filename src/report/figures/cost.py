@@ -22,12 +22,13 @@ COSTS = {
     "norm_kib": ("sent for batch norm", Axis("KiB per step and rank")),
     "gradient_kib": ("sent for gradients", Axis("KiB per step and rank")),
 }
-SENT = {
-    "kib": ("bytes", "KiB per step and rank", {"norm_kib": "for batch norm",
-                                               "gradient_kib": "for gradients"}),
-    "calls": ("calls", "collective calls per step", {"norm_calls": "for batch norm",
-                                                     "gradient_calls": "for gradients"}),
-}
+# Plots of what is sent: gradients' bytes are many times batch norm's, so each has an axis.
+SENT = [
+    ("KiB", "KiB per step and rank", {"gradient_kib": "for gradients"}),
+    ("KiB", "KiB per step and rank", {"norm_kib": "for batch norm"}),
+    ("calls", "collective calls per step", {"gradient_calls": "for gradients",
+                                            "norm_calls": "for batch norm"}),
+]
 
 
 def _costs(trials: pd.DataFrame) -> pd.DataFrame:
@@ -90,7 +91,7 @@ def sent_frame(results: Results) -> pd.DataFrame:
     trials = trials[trials["ranks"] > 1]
     if trials.empty:
         return trials
-    columns = [column for _, _, parts in SENT.values() for column in parts]
+    columns = [column for _, _, parts in SENT for column in parts]
     return _in_order(_costs(trials), *columns)
 
 
@@ -111,10 +112,12 @@ def step_time_plots(frame: pd.DataFrame) -> Plots:
 def sent_plots(frame: pd.DataFrame) -> Plots:
     plots = []
     for heading, part in selection.facets(frame):
-        for what, axis, names in SENT.values():
-            figure = _stacks(part, names, Axis(axis), what)
+        for unit, axis, names in SENT:
             whole = part[list(names)].sum(axis=1)
-            plots.append((f"{heading} · {what}", _with_seeds(figure, part, whole, "in all", what)))
+            if (whole > 0).any():
+                figure = _stacks(part, names, Axis(axis), unit)
+                title = f"{heading} · {unit} {' and '.join(names.values())}"
+                plots.append((title, _with_seeds(figure, part, whole, "in all", unit)))
     return plots
 
 
@@ -168,8 +171,8 @@ KINDS = {
     "sent": Kind(
         "fig-sent", "What is sent in a step",
         "Bytes that one rank sends in a step and the collective calls that send them, for "
-        "gradients and for batch norm, stacked; circles are the sum of each seed. On one rank "
-        "nothing is sent.",
+        "gradients and for batch norm; circles are the sum of each seed. On one rank nothing is "
+        "sent.",
         "trials on more than one rank (study.ranks): on one rank nothing is sent", sent_frame,
         sent_plots),
 }

@@ -158,12 +158,15 @@ def curves_plots(frame: pd.DataFrame) -> Plots:
         if seeds.empty:
             continue
         fresh = rows.explode("fresh").rename(columns={"fresh": "y"}).dropna(subset="y")
-        y = Axis(f"{criterion} (tuning seeds)", percent=criterion.endswith("accuracy"))
+        y = Axis(criterion, percent=criterion.endswith("accuracy"))
         edge = medians["edge"].where(medians["chosen"].astype(bool), "none")
         figure = drawing.points_and_medians(seeds, RATE, y,
                                             medians.assign(edge=edge), "series")
         for name, style in drawing.styles(medians["series"]).items():
             _draw_fresh(figure, fresh[fresh["series"] == name], name, style)
+        if len(fresh):
+            figure.add_trace(go.Scatter(
+                x=[None], y=[None], mode="markers", name="fresh seeds", marker=_cross(drawing.GREY)))
         chosen = medians[medians["chosen"].astype(bool)]
         figure.add_trace(go.Scatter(
             x=chosen["x"], y=chosen["y"], mode="markers", name="chosen", hoverinfo="skip",
@@ -173,13 +176,17 @@ def curves_plots(frame: pd.DataFrame) -> Plots:
     return plots
 
 
+def _cross(color: str) -> dict:
+    return {"symbol": "x-thin", "size": 7, "line": {"color": color, "width": 1.5}}
+
+
 def _draw_fresh(figure: go.Figure, rows: pd.DataFrame, name: str, style: drawing.Style) -> None:
     if rows.empty:
         return
     figure.add_trace(go.Scatter(
         x=rows["x"], y=rows["y"].astype(float), mode="markers", showlegend=False,
         name=drawing.plain(name), legendgroup=drawing.plain(name),
-        marker={"symbol": "x-thin", "size": 7, "line": {"color": style.color, "width": 1.5}},
+        marker=_cross(style.color),
         hovertemplate=f"<b>{drawing.plain(name)}</b><br>a final trial's seed: %{{y:.4~g}} at "
                       "rate %{x:.4~g}<extra></extra>"))
 
