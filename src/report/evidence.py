@@ -170,7 +170,7 @@ def time_ratio(slow: pd.DataFrame, fast: pd.DataFrame, column: str = "steps",
     arm, bound = (slow, "at least") if of_slow else (fast, "at most")
     if estimate.n == 0:
         return None, f"all {len(seeds)} trials of one arm diverged, which bounds no ratio"
-    remark = f"{bound}: {of_slow or of_fast} of {len(seeds)} are censored"
+    remark = f"({bound}: {of_slow or of_fast} of {len(seeds)} are censored)"
     low, high = estimate.low, estimate.high
     if low is None and _all_alike(arm, above / below):
         low = high = estimate.value

@@ -119,7 +119,7 @@ def test_infinite_budgets_are_the_last_to_be_censored():
 def test_a_fast_arm_that_is_censored_bounds_the_ratio_from_above(study):
     plain, norm = arms(study, two_arms((1000, 500), seeds=[1]))
     estimate, remark = evidence.time_ratio(norm, plain)
-    assert remark == "at most: 1 of 5 are censored" and estimate.n == 5
+    assert remark == "(at most: 1 of 5 are censored)" and estimate.n == 5
     assert estimate.low == 0 and 0.5 < estimate.high < 1
     # A budget of 4,000 steps stands for a time that is longer.
     assert estimate.value == pytest.approx(0.5 / 4 ** (1 / 5), rel=0.05)

@@ -183,6 +183,19 @@ def test_error_against_m_has_three_ways_of_evaluating(results):
     assert series(plot, "LN: validation")[1] == pytest.approx([0.028, 0.028])
 
 
+def test_what_a_figure_is_not_of(results, tmp_path):
+    """Fewer than three M at one B, other seeds than the first, a rate that is swept, two points."""
+    assert "steps_to_target" not in set(noise.error_m_frame(results)["experiment"])
+    assert set(noise.units_frame(results)["seed"]) == {1}
+    swept = [Cell({"model.dropout": p, "train.lr": lr}, [Trial(1, lr=float(lr))])
+             for p in ("0", "0.5") for lr in ("0.1", "0.2")]
+    short = [Cell({"norm.kind": kind}, [Trial(1, tables={"measurements": [
+        {"step": step, "epoch": step, "val_running_accuracy": 0.9} for step in (1, 2)]})])
+        for kind in ("none", "batch")]
+    other = study(tmp_path, Experiment("swept", swept), Experiment("short", short))
+    assert conditions.dropout_frame(other).empty and conditions.curves_frame(other).empty
+
+
 def test_the_heat_map_prints_the_rate_and_its_edge(results):
     frame = noise.heatmap_frame(results)
     cell = frame[(frame["B"] == 128) & (frame["M"] == 4)].iloc[0]

@@ -267,6 +267,15 @@ def test_the_page_names_no_other_place(path):
     assert "default-src 'none'" in own and "unsafe-eval" not in own
 
 
+def test_data_of_figures_that_are_no_more_are_removed(tmp_path):
+    folder = write_study(tmp_path / "study", [Experiment("one", [Cell({}, [Trial(1)])])])
+    (folder / "report" / "figures").mkdir(parents=True)
+    for name in ("fig-steps.csv", "mine.csv"):
+        (folder / "report" / "figures" / name).write_text("x,y\n")
+    page.write(load([folder]), [], folder / "report")
+    assert [path.name for path in (folder / "report" / "figures").iterdir()] == ["mine.csv"]
+
+
 def test_a_part_of_a_study_has_a_page(browser, tmp_path):
     experiment = Experiment("later", [Cell({"train.batch": "16"}, [], planned=4)])
     folder = write_study(tmp_path / "study", [experiment])

@@ -60,8 +60,8 @@ def layers_frame(results: Results) -> pd.DataFrame:
     place = {trial: i for i, trial in enumerate(rows["id"].unique())}  # as the study has them
     rows = rows.sort_values(["id", "step", "layer"], kind="stable", key=lambda column: column.map(
         place) if column.name == "id" else column)
-    before = rows["effective_lr"].where(rows["type"] == "Linear")
-    rows = rows.assign(effective_lr=before.groupby([rows["id"], rows["step"]]).ffill())
+    # Only linear layers have one of their own.
+    rows = rows.assign(effective_lr=rows.groupby(["id", "step"])["effective_lr"].ffill())
     rows = rows[rows["type"] == "BatchNorm1d"]
     return rows[[*selection.TRIAL, *COLUMNS]].reset_index(drop=True)
 
