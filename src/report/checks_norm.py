@@ -218,9 +218,9 @@ def s8(results: Results) -> Verdict:
     parts = [missing("no finished trials of 'm_sweep'")] if frame.empty else _repair(frame)
     return judge(
         CHECK_WORDS, "S8", "Repair by evaluation alone",
-        "At B = 128 and M = 4 the test error under batch or recomputed statistics differs from that under "
-        "running ones; the gap between batch and recomputed statistics shrinks with M and is at "
-        "most 0.1 points from M = 32 on.", parts,
+        "At B = 128 and M = 4 the test error under batch or recomputed statistics differs from "
+        "that under running ones; the gap between batch and recomputed statistics shrinks with M "
+        "and is at most 0.1 points from M = 32 on.", parts,
         figure="fig-error-m", experiment="m_sweep", unit="pt",
         flags=flags(frame))
 
@@ -275,10 +275,11 @@ def s12(results: Results) -> Verdict:
         parts = [*_growth(results, frame), _deepest(frame)]
     return judge(
         CHECK_WORDS, "S12", "Gradients in deep nets",
-        "ReLU, M = B of 128 or more: at the start the squared gradient grows per layer by a factor "
-        "of 1.2 to 1.7 with batch norm, evenly (R² at least 0.95), and by 1 (0.8 to 1.2) without; "
-        "the net of 32 layers with batch norm is not better than that of 4 by more than 0.1 "
-        "points.", parts, figure="fig-depth", experiment="depth", unit="per layer", flags=flags(frame))
+        "ReLU, He's weights, M = B of 128 or more: at the start the squared gradient grows per "
+        "layer by a factor of 1.2 to 1.7 with batch norm, evenly (R² at least 0.95), and by 1 (0.8 "
+        "to 1.2) without; the net of 32 layers with batch norm is not better than that of 4 by more than 0.1 "
+        "points.", parts, figure="fig-depth", experiment="depth", unit="per layer",
+        flags=flags(frame))
 
 
 def _growth(results: Results, frame: pd.DataFrame) -> list[Part]:

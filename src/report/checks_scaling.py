@@ -133,8 +133,8 @@ def s10(results: Results) -> Verdict:
     return judge(
         CHECK_WORDS, "S10", "Gradient noise scale",
         "Without batch norm on MNIST its average over the run is 300 to 3,000 samples (printed: "
-        "about 900), it grows at least 5 times, and it agrees with the critical batch of S9 within a "
-        "factor of 5.", parts, figure="fig-noise-scale", experiment="noise_scale", unit="samples",
+        "about 900), it grows at least 5 times, and it agrees with the critical batch of S9 within "
+        "a factor of 5.", parts, figure="fig-noise-scale", experiment="noise_scale", unit="samples",
         flags=flags(finals(results, "noise_scale")) + flags(_plain(results)))
 
 

@@ -14,6 +14,10 @@ from report.statistics import (FEWEST_ALIKE, ROUNDING, Estimate, bootstrap_inter
 from report.verdicts import Part, Verdict, more_than, show
 
 TEST = "final_test_running_accuracy"
+STEPS = "steps_to_target"
+# Columns of what rates are chosen by; steps are not a trial's but its first target's.
+CRITERIA = {"val_accuracy": "final_val_running_accuracy", "val_loss": "final_val_running_loss",
+            STEPS: STEPS}
 STEADY = 1.25  # quotient of quartiles of a cell's step times up to which times are compared
 LONGEST_CELL = 80  # characters of a cell's name in a flag
 POINTS = 100.0  # accuracies are fractions, effects percentage points
@@ -63,27 +67,40 @@ def better_neighbours(results: Results) -> dict[str, str]:
     for (cell, lr), trials in results.trials[results.trials["stage"] == "near"].groupby(
             ["cell", "lr"]):
         tuned = results.tuning[results.tuning["cell"] == cell]
-        if len(tuned) and cell not in found:
+        criterion = tuned["criterion"].iloc[0] if len(tuned) else None
+        if criterion in CRITERIA and cell not in found:
             chosen = results.finals[results.finals["cell"] == cell]
-            if gain := _gain(results, str(tuned["criterion"].iloc[0]), trials, chosen):
+            if gain := _gain(results, criterion, trials, chosen):
                 found[cell] = f"{lr:g} is better by {gain}"
     return found
 
 
+def fresh_values(results: Results) -> dict[tuple[str, str, float], list[float]]:
+    """What the rates of tuned cells were chosen by, as final trials and those at neighbouring rates
+    have it, by (experiment, cell, rate)."""
+    criteria = results.tuning.groupby(["experiment", "cell"])["criterion"].first()
+    first = results.targets[results.targets["reached"]].sort_values("error", kind="stable")
+    trials = results.trials[results.trials["stage"].isin(["final", "near"])
+                            & (results.trials["status"] != "DIVERGED")]
+    trials = trials.assign(**{STEPS: trials["id"].map(first.groupby("id")["steps"].last())})
+    values: dict[tuple[str, str, float], list[float]] = {}
+    for trial in trials.to_dict("records"):
+        cell = trial["experiment"], trial["cell"]
+        if column := CRITERIA.get(criteria.get(cell)):
+            values.setdefault((*cell, trial["lr"]), []).append(trial[column])
+    return values
+
+
 def _gain(results: Results, criterion: str, near: pd.DataFrame, chosen: pd.DataFrame) -> str:
     """What a neighbouring rate gains over the chosen one, "" if its interval shows no gain."""
-    if criterion == "steps_to_target":
+    if criterion == STEPS:
         first = results.targets[results.targets["error"] == results.targets["error"].max()]
         slow, fast = (first[first["id"].isin(trials["id"])] for trials in (chosen, near))
         times, _ = time_ratio(slow, fast) if len(slow) and len(fast) else (None, "")
         shown = times is not None and times.low is not None and times.low > 1
         return f"{show(times)} times fewer steps" if shown else ""
-    if criterion == "val_loss":
-        column = "final_val_running_loss"
-        gain, unit = difference(by_seed(chosen, column), by_seed(near, column)), ""
-    else:
-        column = "final_val_running_accuracy"
-        gain, unit = difference(accuracy(near, column), accuracy(chosen, column)), "pt"
+    scale, unit = (-1.0, "") if criterion == "val_loss" else (POINTS, "pt")
+    gain = difference(*(by_seed(trials, CRITERIA[criterion], scale) for trials in (near, chosen)))
     return show(gain, unit) if gain.low is not None and gain.low > 0 else ""
 
 
@@ -153,7 +170,7 @@ def time_ratio(slow: pd.DataFrame, fast: pd.DataFrame, column: str = "steps",
     arm, bound = (slow, "at least") if of_slow else (fast, "at most")
     if estimate.n == 0:
         return None, f"all {len(seeds)} trials of one arm diverged, which bounds no ratio"
-    remark = f"{bound}: {of_slow or of_fast} of {len(seeds)} are censored"
+    remark = f"({bound}: {of_slow or of_fast} of {len(seeds)} are censored)"
     low, high = estimate.low, estimate.high
     if low is None and _all_alike(arm, above / below):
         low = high = estimate.value

@@ -16,7 +16,7 @@ import pandas as pd
 import plotly.io
 import plotly.offline
 
-from report import figures, tables
+from report import figures, settings, tables
 from report.figures.model import Figure
 from report.results import Results
 
@@ -24,7 +24,7 @@ from report.results import Results
 WORDS = {"pass": ("✓", "good"), "supported": ("✓", "good"), "fail": ("✗", "bad"),
          "refuted": ("✗", "bad"), "undecided": ("?", "open")}
 RANKS = ["good", "bad", "open"]
-BATCH_TABLE = "fig-batch-table"
+BATCH_TABLE, GAP_TABLE = "fig-batch-table", "fig-gap-table"
 PUBLISHED = "published"
 
 
@@ -49,8 +49,10 @@ def write(results: Results, verdicts: Sequence, folder: Path) -> Path:
         stale.unlink()
     for figure in drawn:
         figure.data.to_csv(folder / "figures" / f"{figure.kind.id}.csv", index=False)
-    if batch_tables:
-        _batch_csv(batch_tables).to_csv(folder / "figures" / f"{BATCH_TABLE}.csv", index=False)
+    gap_tables = tables.gap_tables(results)
+    for name, written in ((BATCH_TABLE, batch_tables), (GAP_TABLE, gap_tables)):
+        if written:
+            _csv_of(written).to_csv(folder / "figures" / f"{name}.csv", index=False)
 
     titles = {figure.kind.id: figure.kind.title for figure in drawn}
     if batch_tables:
@@ -68,9 +70,11 @@ def write(results: Results, verdicts: Sequence, folder: Path) -> Path:
         undecided=[row.verdict for row in rows if row.look == "open"],
         figures=[(figure, _specs(figure)) for figure in drawn], absent=absent,
         batch_tables=batch_tables, batch_table_id=BATCH_TABLE,
-        published=published, cost=tables.cost_table(results),
-        settings=tables.settings(results),
-        versions=[tables.versions(results, study) for study in results.studies],
+        gap_tables=gap_tables, gap_table_id=GAP_TABLE,
+        published=published, costs=tables.cost_tables(results),
+        settings=settings.settings(results), budgets=settings.budgets(results),
+        versions=[(settings.versions(results, study), settings.trial_versions(results, study))
+                  for study in results.studies],
         divergences=tables.divergences(results), missing=tables.missing(results),
         dropped=tables.dropped(results), at_edge=tables.AT_EDGE,
         plotly_js=plotly_js, draw_js=draw_js, policy=_policy([plotly_js, draw_js]))
@@ -119,10 +123,11 @@ def _summary(results: Results) -> list[dict]:
         parts.append({
             "name": study["name"], "command": study.get("command", ""),
             "date": str(study.get("started", ""))[:10], "device": study.get("device", "unknown"),
-            "hosts": tables.hosts(study), "ranks": study.get("ranks", 1),
+            "hosts": settings.hosts(study), "ranks": study.get("ranks", 1),
             "experiments": len(study["experiments"]), "planned": planned, "trials": len(trials),
             "diverged": int((trials["status"] == "DIVERGED").sum()),
             "missing": int((missing["planned"] - missing["found"]).sum()),
+            "differing": settings.differing(settings.trial_versions(results, study)),
             "training": _duration(float(trials["seconds"].astype(float).sum()))})
     return parts
 
@@ -149,7 +154,7 @@ def _end(value: float) -> str:
     return f"{value:,.3g}".replace("-", "−")
 
 
-def _batch_csv(batch_tables: list[tables.Table]) -> pd.DataFrame:
+def _csv_of(several: list[tables.Table]) -> pd.DataFrame:
     frames = [pd.DataFrame(table.rows, columns=table.columns).assign(experiment=table.caption)
-              for table in batch_tables]
+              for table in several]
     return pd.concat(frames, ignore_index=True)

@@ -112,7 +112,7 @@ def _hoffer(what: str, printed: str, mark: str, ours: Callable,
 
 ROWS = [
     _ioffe("test accuracy with batch norm, B = 60", "no value printed; above none", "BN M=B"),
-    _ioffe("test accuracy without", "no value printed", "none"),
+    _ioffe("test accuracy without, B = 60", "no value printed", "none"),
     *_keskar(256, "small batch", "99.66 ± 0.05 %", "98.03 ± 0.07 %"),
     *_keskar(6000, "large batch", "99.92 ± 0.01 %", "97.81 ± 0.07 %"),
     # 256 does not divide 6,000, so that groups of 250 stand for those of 256.

@@ -25,7 +25,8 @@ COSTS = ["data_s", "forward_s", "backward_s", "norm_comm_s", "gradient_comm_s", 
 
 TRIAL = ["study", "experiment", "cell", "trial", "id", "stage", "seed", "status", "B", "M", "lr",
          "arm", "edge", "fallback", "steps", "epochs", "samples", "seconds", "stopped", "reason",
-         "ranks", "parameters", "device", "host", "first_rank", "started", "finished", "settings"]
+         "ranks", "parameters", "device", "host", "first_rank", "started", "finished",
+         "versions", "arithmetic", "stop", "settings"]
 OF_TARGET = ["experiment", "cell", "stage", "seed", "arm", "B", "M", "lr", "edge"]
 REACHED = ["steps", "samples", "epochs", "seconds"]
 # What a trial spent, whatever it reached.
@@ -34,7 +35,6 @@ TARGET = ["id", "error", *REACHED, *BUDGETS, "reached", *OF_TARGET]
 TUNING = ["study", "experiment", "cell", "arm", "B", "M", "lr", "median", "diverged", "values",
           "chosen", "edge", "fallback", "criterion"]
 MISSING = ["study", "experiment", "cell", "planned", "found"]
-LEDGER = ["study", "trial", "stage", "status", "ranks", "first_rank", "host", "start_s", "end_s"]
 
 # Each CSV file of a trial, and its columns.
 TABLES = {
@@ -53,7 +53,7 @@ TEXT = {column: str for column in ("name", "type", "trial", "stage", "status", "
 # Options that older studies lack, and what held in them.
 ADDED_OPTIONS = {"data.augment": "none"}
 # Files that a study writes anew by themselves; any other is of a trial and is lost with it.
-ALONE = ("study.json", "ledger.csv", "cell.json", "tuning.json")
+ALONE = ("study.json", "cell.json", "tuning.json")
 
 
 class ReportError(Exception):
@@ -75,7 +75,7 @@ def unwritable(path: Path, error: OSError) -> ReportError:
 @dataclass(frozen=True)
 class Results:
     """Trials that are COMPLETE or DIVERGED, and what is known of the others. The columns are TRIAL
-    (then options, cost.* and final_*), TARGET, TABLES (after `id`), TUNING, MISSING and LEDGER."""
+    (then options, cost.* and final_*), TARGET, TABLES (after `id`), TUNING and MISSING."""
 
     studies: list[dict]  # study.json, each with "folder"
     trials: pd.DataFrame
@@ -87,7 +87,6 @@ class Results:
     units: pd.DataFrame
     tuning: pd.DataFrame
     missing: pd.DataFrame
-    ledger: pd.DataFrame
 
     @property
     def finals(self) -> pd.DataFrame:
@@ -127,7 +126,7 @@ class Results:
 def load(folders: list[Path]) -> Results:
     """The results of all these study folders together. Throws ReportError."""
     rows: dict[str, list] = {name: [] for name in ("trials", "targets", "tuning", "missing")}
-    tables: dict[str, list] = {name: [] for name in [*TABLES, "ledger"]}
+    tables: dict[str, list] = {name: [] for name in TABLES}
     studies: list[dict] = []
     for folder in map(Path, folders):
         study = _read_study(folder)
@@ -136,16 +135,12 @@ def load(folders: list[Path]) -> Results:
         for experiment in study["experiments"]:
             for planned in experiment["cells"]:
                 _read_cell(study, experiment, planned, rows, tables)
-        if _there(folder / "ledger.csv"):
-            ledger = _read_csv(folder / "ledger.csv", LEDGER[1:])
-            tables["ledger"].append(ledger.assign(study=study["name"]))
     trials = _numbers_where_possible(_frame(rows["trials"], [*TRIAL, *_final_columns()]))
     targets = _frame(rows["targets"], TARGET).astype(
         {**dict.fromkeys(REACHED, float), "reached": bool})
     return Results(
         studies=studies, trials=trials, targets=targets,
         tuning=_frame(rows["tuning"], TUNING), missing=_frame(rows["missing"], MISSING),
-        ledger=_concat(tables["ledger"], LEDGER),
         **{name: _concat(tables[name], ["id", *columns]) for name, columns in TABLES.items()})
 
 
@@ -186,14 +181,14 @@ def _refuse_repeated(study: dict, others: list[dict]) -> None:
 def _read_cell(study: dict, experiment: dict, planned: dict, rows: dict, tables: dict) -> None:
     where = {"study": study["name"], "experiment": experiment["name"], "cell": planned["cell"]}
     folder = Path(study["folder"]) / experiment["name"] / planned["cell"]
-    settings = {}
+    cell = {"settings": {}}
     if _there(folder / "cell.json"):
-        settings = _read_json(folder / "cell.json", shapes.CELL)["settings"]
+        cell = _read_json(folder / "cell.json", shapes.CELL)
     tuning = None
     if _there(folder / "tuning.json"):
         tuning = _read_json(folder / "tuning.json", shapes.TUNING)
     trials = [trial for path in _trials_begun(folder)
-              if (trial := _read_trial(path, where, settings, tuning, rows, tables))]
+              if (trial := _read_trial(path, where, cell, tuning, rows, tables))]
     rows["trials"].extend(trials)
     if tuning and trials:
         rows["tuning"].extend(_tuning_rows(tuning, where, trials[0]))
@@ -211,7 +206,7 @@ def _trials_begun(cell: Path) -> list[Path]:
     return [path for name in names if _there(path := cell / name / "metadata.json")]
 
 
-def _read_trial(path: Path, where: dict, settings: dict, tuning: dict | None, rows: dict,
+def _read_trial(path: Path, where: dict, cell: dict, tuning: dict | None, rows: dict,
                 tables: dict) -> dict | None:
     """The row of a trial, or None if it has not come to its end."""
     metadata = _read_json(path, {"status": str})
@@ -219,7 +214,8 @@ def _read_trial(path: Path, where: dict, settings: dict, tuning: dict | None, ro
         return None
     _check(path, metadata, shapes.TRIAL)
     trial = {
-        **where, "trial": path.parent.name, "settings": settings,
+        **where, "trial": path.parent.name, "settings": cell["settings"],
+        "stop": cell.get("study", {}).get("study.stop", ""),
         "id": f"{where['experiment']}/{where['cell']}/{path.parent.name}",
         "B": metadata["batch"], "M": metadata["norm_batch"], "arm": arm_name(metadata["options"]),
         "edge": (tuning or {}).get("edge", "none"),
@@ -234,7 +230,8 @@ def _read_trial(path: Path, where: dict, settings: dict, tuning: dict | None, ro
     for name, table in measured.items():
         if table is not None:
             tables[name].append(table.assign(id=trial["id"]))
-    trial |= _final_values(measured["measurements"])
+    if metadata["status"] == "COMPLETE":
+        trial |= _final_values(measured["measurements"])
     rows["targets"].extend(_target(target, trial) for target in metadata.get("targets", []))
     return trial
 

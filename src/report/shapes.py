@@ -13,12 +13,13 @@ STUDY = {
     "experiments": [{
         "name": str, "axes": [{"keys": [str]}], "cells": [{"cell": str, "trials": int}],
         "tune?": (dict, type(None)), "dropped?": [{"cell": str, "reason": str}]}]}
-CELL = {"settings": {}}
+CELL = {"settings": {}, "study?": {}}
 TUNING = {"chosen": OR_NONE, "edge?": str, "fallback?": bool,
           "curve": [{"lr": NUMBER, "values": [OR_NONE], "median": OR_NONE, "diverged": int}]}
 TRIAL = {
     "stage": str, "seed": int, "lr": NUMBER, "batch": int, "norm_batch": int, "steps": int,
     "options": {}, "samples?": NUMBER, "seconds?": NUMBER, "cost?": {},
+    "started?": NUMBER, "finished?": NUMBER, "ranks?": int, "versions?": {}, "arithmetic?": (dict, str),
     "targets?": [{"error": NUMBER, "steps": OR_NONE, "samples?": OR_NONE, "epochs?": OR_NONE,
                   "seconds?": OR_NONE}]}
 

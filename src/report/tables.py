@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,21 @@ import pandas as pd
 from report import published
 from report.checks_scaling import noise_scales
 from report.evidence import UnknownAxis, finals
-from report.figures import conditions, selection
+from report.figures import cost, selection
 from report.results import Results
 
 AT_EDGE = "†"  # a learning rate at the grid's edge
+# Of training under recomputed statistics to validation under them, one change after another.
+GAP_COLUMNS = ["final_train_recomputed_accuracy", "final_train_batch_accuracy",
+               "final_val_batch_accuracy", "final_val_recomputed_accuracy"]
+GAP_NOTE = (
+    "After Wu and Johnson 2021, at the end of training; the parts add up to validation error minus "
+    "training error, both under population statistics (recomputed over training samples). Training "
+    "noise: training error under batch statistics minus that under population statistics. "
+    "Generalization gap: validation minus training error, both under batch statistics. Train–test "
+    "inconsistency: validation error under population statistics minus that under batch statistics.")
+NOTHING_SENT = ("All of these ran on one rank, on which nothing is sent: bytes and calls of a step "
+                "take trials on more (study.ranks).")
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,7 @@ def spread(values: pd.Series, form: str = ".2f", unit: str = "") -> str:
     if values.empty:
         return "–"
     deviation = f" ± {values.std():{form}}" if len(values) > 1 else ""
-    return f"{values.mean():{form}}{deviation}{unit}".replace(" ", "\N{NO-BREAK SPACE}")
+    return f"{values.mean():{form}}{deviation}{unit}".replace(" ", "\N{NO-BREAK SPACE}").replace("-", "−")
 
 
 def number(value: object, form: str = ",.4g") -> str:
@@ -47,7 +58,7 @@ def rates(rows: pd.DataFrame) -> str:
     return ", ".join(sorted(marked))
 
 
-def _title(results: Results, name: str) -> str:
+def title_of(results: Results, name: str) -> str:
     """The experiment's own title, if it has one, and its name."""
     for study in results.studies:
         for experiment in study["experiments"]:
@@ -79,16 +90,53 @@ def batch_tables(results: Results) -> list[Table]:
             beside = [number(accuracy, ".2f") + " %" if accuracy else "–", number(loss, ".4f")]
             rows.append([f"{batch:,}", str(m) if m else arm, rates(cell),
                          spread(100 * cell["final_val_running_accuracy"], unit=" %"),
+                         spread(100 * cell["final_train_running_accuracy"], unit=" %"),
                          spread(_training_loss(results, cell["id"]), ".4f"),
-                         spread(cell["seconds"], ".1f"), *(beside if printed else []),
-                         str(len(cell))])
+                         spread(cell["seconds"], ".1f"),
+                         *_medians(cell, "cost.peak_tensor_bytes", unit=2**20), *(beside if printed else []),
+                         _seeds(cell)])
         if rows:
             heads = ["printed accuracy", "printed loss"] if printed else []
             tables.append(Table(
-                _title(results, name),
-                ["B", "M", "learning rate", "validation accuracy", "training loss, last epoch",
-                 "seconds", *heads, "seeds"], rows,
+                title_of(results, name),
+                ["B", "M", "learning rate", "validation accuracy", "training accuracy",
+                 "training loss, last epoch", "seconds", "memory (MiB)", *heads, "seeds"], rows,
                 "The notebook prints its table without a run behind it." if printed else ""))
+    return tables
+
+
+def _seeds(cell: pd.DataFrame) -> str:
+    """How many there are; means are of those that did not diverge."""
+    lost = int((cell["status"] == "DIVERGED").sum())
+    return str(len(cell)) + (f", {lost} diverged" if lost else "")
+
+
+def gap_tables(results: Results) -> list[Table]:
+    """Wu and Johnson's three parts of the gap between training and validation error, of each
+    experiment that varies M and was measured under batch and under recomputed statistics."""
+    tables = []
+    for name in results.experiments:
+        if not {"norm.batch", "train.batch"} & set(results.axes(name)):
+            continue
+        trials = selection.finals(results.experiment(name), "train.batch")
+        trials = trials[trials["M"] > 0].dropna(subset=GAP_COLUMNS)
+        error = {key: 100 * (1 - trials[column].astype(float))
+                 for key, column in zip(("train", "train_batch", "val_batch", "val"), GAP_COLUMNS)}
+        trials = trials.assign(
+            train=error["train"], noise=error["train_batch"] - error["train"],
+            generalization=error["val_batch"] - error["train_batch"],
+            inconsistency=error["val"] - error["val_batch"], val=error["val"])
+        rows = [[facet or "–", f"{batch:,}", str(m),
+                 *(spread(cell[part], unit=" %" if part in ("train", "val") else " pt")
+                   for part in ("train", "noise", "generalization", "inconsistency", "val")),
+                 str(len(cell))]
+                for (facet, batch, m), cell in trials.groupby(["facet", "B", "M"])]
+        if rows:
+            tables.append(_without_setting(Table(f"{title_of(results, name)}: parts of the gap", [
+                "setting", "B", "M", "training error", "training noise", "generalization gap",
+                "train–test inconsistency", "validation error", "seeds"], rows)))
+    if tables:
+        tables[-1] = dataclasses.replace(tables[-1], note=GAP_NOTE)
     return tables
 
 
@@ -117,53 +165,52 @@ def published_table(results: Results) -> Table | None:
                  "batch, which 256 does not divide.") if rows else None
 
 
-def cost_table(results: Results) -> Table | None:
-    frame = conditions.cost_frame(results)
-    if frame.empty:
-        return None
-    rows = []
-    for (arm, ranks, batch), cell in frame.groupby(["arm", "ranks", "B"]):
-        step = cell["step_ms"].astype(float).median()
-        rows.append([str(arm), str(ranks), f"{batch:,}", number(step, ",.3f"),
-                     number(batch / step * 1e3, ",.0f"),
-                     *(number(cell[column].astype(float).median(), ",.1f")
-                       for column in ("memory_mib", "gradient_kib", "norm_kib"))])
-    columns = ["norm", "ranks", "B", "step (ms)", "samples/s", "memory (MiB)",
-               "gradient bytes (KiB)", "norm bytes (KiB)"]
-    return Table(f"{_title(results, frame['experiment'].iloc[0])}: medians over seeds; bytes per "
-                 "step, sent by one rank; memory held by tensors while training", columns, rows)
+def cost_tables(results: Results) -> list[Table]:
+    """Of a step: time and memory by batch size, and time and what is sent by ranks."""
+    tables = []
+    if len(frame := cost.cost_frame(results)):
+        rows = [[str(arm), str(ranks), f"{batch:,}", *_medians(cell, "step_ms"),
+                 number(batch / cell["step_ms"].astype(float).median() * 1e3, ",.0f"),
+                 *_medians(cell, "memory_mib")]
+                for (arm, ranks, batch), cell in frame.groupby(["arm", "ranks", "B"])]
+        tables.append(Table(
+            f"{title_of(results, frame['experiment'].iloc[0])}: medians over seeds; memory held by "
+            "tensors while training",
+            ["norm", "ranks", "B", "step (ms)", "samples/s", "memory (MiB)"], rows))
+    sent = cost.sent_frame(results)
+    if sent.empty:
+        return [dataclasses.replace(table, note=NOTHING_SENT) for table in tables]
+    times = cost.step_time_frame(results).merge(
+        sent[["id", *set(sent) - {*selection.TRIAL, "ranks"}]], on="id", how="left")
+    return tables + [_ranks_table(title_of(results, experiment), rows)
+                     for experiment, rows in times.groupby("experiment", sort=False)]
 
 
-@dataclass(frozen=True)
-class Settings:
-    """All settings of the trials of an experiment: what all share, and a table of the rest."""
+def _ranks_table(title: str, trials: pd.DataFrame) -> Table:
+    sent = {column: f"{unit} {name}" for unit, _, names in cost.SENT
+            for column, name in names.items()}
+    rows = [[facet or "–", str(arm), f"{batch:,}", str(ranks),
+             *_medians(cell, "step", "norm_comm", "gradient_comm"),
+             *(_medians(cell, *sent) if ranks > 1 else ["nothing"] * len(sent))]
+            for (facet, arm, batch, ranks), cell in trials.groupby(["facet", "arm", "B", "ranks"])]
+    columns = ["setting", "norm", "B", "ranks", "step (ms)", "batch norm communication (ms)",
+               "gradient communication (ms)", *sent.values()]
+    return _without_setting(Table(
+        f"{title}: medians over seeds; KiB and calls of one rank in one step", columns, rows,
+        "On one rank nothing is sent."))
 
-    title: str
-    common: list[tuple[str, str]]
-    trials: Table
+
+def _without_setting(table: Table) -> Table:
+    """Less the first column where no row has a setting."""
+    if any(row[0] != "–" for row in table.rows):
+        return table
+    return dataclasses.replace(table, columns=table.columns[1:],
+                               rows=[row[1:] for row in table.rows])
 
 
-def settings(results: Results) -> list[Settings]:
-    parts = []
-    for name in results.experiments:
-        trials = results.trials[results.trials["experiment"] == name]
-        if trials.empty:
-            continue
-        options = [c for c in trials if "." in c and not c.startswith("cost.")]
-        options = [c for c in options if trials[c].notna().any()]
-        vary = [c for c in options if trials[c].astype(str).nunique() > 1
-                and c not in ("train.lr", "run.seed", "run.out")]
-        common = [(c, str(trials[c].iloc[0])) for c in options
-                  if trials[c].astype(str).nunique() == 1]
-        rows = [[row["trial"], *(str(row[c]) for c in vary), rates(trials.loc[[index]]),
-                 str(row["status"]) + (f": {row['reason']}" if row["reason"] else ""),
-                 number(row["steps"], ",.0f"), number(row["seconds"], ",.1f"), str(row["stopped"]),
-                 f"{row['ranks']} on {row['host']}"] for index, row in trials.iterrows()]
-        columns = ["trial", *vary, "learning rate", "status", "steps", "seconds", "stopped by",
-                   "ranks"]
-        parts.append(Settings(_title(results, name), common, Table(
-            f"{len(rows)} trials", columns, rows)))
-    return parts
+def _medians(cell: pd.DataFrame, *columns: str, unit: float = 1) -> list[str]:
+    return [number(cell[column].astype(float).median() / unit) if column in cell else "–"
+            for column in columns]
 
 
 def divergences(results: Results) -> Table | None:
@@ -190,33 +237,3 @@ def dropped(results: Results) -> Table | None:
             for s in results.studies for e in s["experiments"] for d in e.get("dropped", [])]
     return Table("Cells that cannot run and were left out of the plan", [
         "experiment", "cell", "reason"], rows) if rows else None
-
-
-def busy(results: Results, study: dict) -> str:
-    """The share of rank time that trials took, by the ledger, from the first to the last."""
-    ledger = results.ledger[results.ledger["study"] == study["name"]].astype(
-        {"ranks": float, "start_s": float, "end_s": float})
-    if ledger.empty:
-        return "not known"
-    used = (ledger["ranks"] * (ledger["end_s"] - ledger["start_s"])).sum()
-    span = ledger["end_s"].max() - ledger["start_s"].min()
-    return f"{used / (span * study.get('ranks', 1)):.0%}, from the first trial to the last"
-
-
-def versions(results: Results, study: dict) -> list[tuple[str, str]]:
-    """What a study ran with: versions, data, machines."""
-    data = [(f"data {name}: {file}", f"sha256 {digest}")
-            for name, files in study.get("data", {}).items() for file, digest in files.items()]
-    plain = [(key, value if isinstance(value, str) else json.dumps(value))
-             for key, value in study.get("versions", {}).items()]
-    return [("study", study["name"]), ("folder", study["folder"]),
-            ("command", str(study.get("command", ""))),
-            ("started", str(study.get("started", ""))), ("device", str(study.get("device", ""))),
-            ("arithmetic", str(study.get("arithmetic", ""))),
-            ("ranks", str(study.get("ranks", ""))), ("ranks busy", busy(results, study)),
-            ("hosts", hosts(study)), *plain, *data]
-
-
-def hosts(study: dict) -> str:
-    """Each once: the file names the host of each rank."""
-    return ", ".join(dict.fromkeys(study.get("hosts", [])))

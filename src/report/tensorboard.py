@@ -72,8 +72,9 @@ def _trainings(folder: Path) -> Iterator[tuple[str, pd.DataFrame, float]]:
             metadata = path.parent / "metadata.json"
             held = json.loads(metadata.read_text()) if metadata.exists() else {}
         except (OSError, ValueError, RecursionError) as error:
-            raise ReportError(f"'{path.parent}' cannot be read, since {' '.join(str(error).split())}"
-                              ": remove that folder, or name another.") from error
+            why = " ".join(str(error).split())
+            raise ReportError(f"'{path.parent}' cannot be read, since {why}: remove that folder, "
+                              "or name another.") from error
         started = held.get("started", "") if isinstance(held, dict) else ""
         if "step" not in rows:
             raise ReportError(f"'{path}' has no column 'step': it is no training's metrics.csv; "

@@ -3,6 +3,7 @@ data are lacking or cannot tell."""
 
 import dataclasses
 import math
+import re
 
 import pandas as pd
 import pytest
@@ -102,6 +103,12 @@ def test_s5_is_of_both_nets(study):
            "sigmoid net, not so: a median gradient")
 
 
+def test_s5_a_rise_that_is_one_of_several_must_pass_holms_correction(study):
+    """The rise from M = 4 to 2 alone has p = 0.02."""
+    made = m_sweep(trains={2: 97.06, 4: 97.0, 32: 97.0, 128: 97.0})
+    judged(checks_norm.s5, study, made, "undecided", "not shown: training error monotone")
+
+
 def test_s5_layer_norm_that_hardly_varies_is_flat(study):
     made = m_sweep(seeds=[1, 2, 3])
     for cell in made[0].cells[-2:]:
@@ -169,7 +176,8 @@ def test_s9_names_the_batch_sizes_whose_median_is_censored(study):
 
 @pytest.mark.parametrize("values, verdict, reason", [
     ({}, "pass", ""), ({"average": 150.0}, "fail", "300 to 3,000"),
-    ({"growth": 2.0}, "fail", "at least 5 times"), ({"negative": True}, "undecided", "")])
+    ({"growth": 2.0}, "fail", "at least 5 times"), ({"negative": True}, "undecided", ""),
+    ({"negative": True, "average": -900.0}, "undecided", "no seed")])
 def test_s10(study, values, verdict, reason):
     judged(checks_scaling.s10, study, noise_scale(**values) + steps_to_target(), verdict, reason)
 
@@ -258,6 +266,46 @@ def test_s13_judges_every_depth_and_init(study):
     deep, deeper = lr_tolerance()[0], lr_tolerance(low_gain=2.0, layers=8)[0]
     both = dataclasses.replace(deep, cells=[*deep.cells, *deeper.cells])
     judged(checks_norm.s13, study, [both], "fail", "8 layers: not so: agreement")
+    both = dataclasses.replace(deep, cells=[*deep.cells, *lr_tolerance(layers=8)[0].cells])
+    found = judged(checks_norm.s13, study, [both], "pass")
+    assert "at 5 hidden" in found.effect and "at 8 hidden" in found.effect
+
+
+def test_s7_reads_the_highest_rate_at_which_none_diverges(study):
+    made = ema()
+    calm = ema(scatter=1.0)
+    for cell in made[0].cells:
+        cell.settings["train.lr"] = "1.6"
+    for cell, rate, status in zip(calm[0].cells * 2, (0.8, 0.8, 6.4, 6.4),
+                                  ("COMPLETE", "COMPLETE", "DIVERGED", "DIVERGED")):
+        made[0].cells.append(dataclasses.replace(
+            cell, settings={**cell.settings, "train.lr": f"{rate:g}"},
+            trials=[dataclasses.replace(trial, lr=rate, status=status if trial.seed == 1 else
+                                        "COMPLETE") for trial in cell.trials]))
+    judged(checks_norm.s7, study, made, "pass")
+
+
+def test_s12_is_of_hes_initial_weights(study):
+    made = deep()
+    other = deep(norm=3.0, plain=0.3)
+    for cell, init in [(c, "he") for c in made[0].cells] + [(c, "torch") for c in other[0].cells]:
+        cell.settings["model.init"] = init
+    made[0].cells += other[0].cells
+    judged(checks_norm.s12, study, made, "pass")
+
+
+def test_s11_takes_the_first_failure(study):
+    found = checks_scaling.s11(study(*rules((0, 2, 0))))
+    assert "between 512 and 2,048" in found.effect
+
+
+def test_s9_takes_the_mean_over_seeds(study):
+    made = steps_to_target()
+    [cell] = [c for c in made[0].cells if list(c.settings.values()) == ["none", "128"]]
+    cell.trials[0].targets[0.05] *= 4  # of five: by 2 to the 0.4 on the mean, at one end of four B
+    slopes = [float(re.search(r"slope −([\d.]+)", checks_scaling.s9(study(*each)).effect)[1])
+              for each in (steps_to_target(), made)]
+    assert slopes[0] - slopes[1] == pytest.approx(0.3 * 0.4, abs=0.02)
 
 
 def test_two_seeds_give_wide_intervals_not_verdicts(study):

@@ -5,9 +5,9 @@ import math
 
 import pytest
 
-from report import claims_norm, evidence
-from report.statistics import kaplan_meier_median
-from support.planted import TUNED, accuracies, experiment, factor
+from report import claims_norm, evidence, verdicts
+from report.statistics import Estimate, kaplan_meier_median
+from support.planted import TUNED, accuracies, experiment, factor, noise
 from support.study_tree import Cell, Trial, tuning
 
 SEEDS = range(1, 6)
@@ -81,6 +81,25 @@ def test_ratios_that_are_all_the_same_bound_nothing_unless_they_are_enough(
     assert bool(verdict.reason) == (low is None)
 
 
+def test_the_first_goal_is_the_largest_error(study):
+    made = two_arms((1000, 500))
+    for cell in made.cells:
+        for trial in cell.trials:
+            trial.targets[0.03] = 3000
+    estimate, _ = evidence.time_ratio(*arms(study, made))
+    assert estimate.value == pytest.approx(2, rel=0.05)
+    assert set(evidence.targets_of(study(made), "convergence")["error"]) == {0.05}
+
+
+def test_an_end_at_the_bound_itself_decides_nothing():
+    touching = Estimate(0.5, 0.0, 1.0, 5)
+    assert verdicts.at_least(touching, 0.0, "", "").outcome == verdicts.HOLDS
+    for bound in (0.0, 1.0):
+        part = verdicts.more_than(touching, bound, "", "more")
+        assert part.outcome == verdicts.OPEN and "neither shows nor excludes: more" in part.reason
+    assert verdicts.more_than(touching, -0.1, "", "").outcome == verdicts.HOLDS
+
+
 def test_a_mixture_of_cells_is_no_arm(study):
     made = two_arms((1000, 500))
     made.cells = [dataclasses.replace(cell, settings={**cell.settings, "model.hidden": hidden})
@@ -100,7 +119,7 @@ def test_infinite_budgets_are_the_last_to_be_censored():
 def test_a_fast_arm_that_is_censored_bounds_the_ratio_from_above(study):
     plain, norm = arms(study, two_arms((1000, 500), seeds=[1]))
     estimate, remark = evidence.time_ratio(norm, plain)
-    assert remark == "at most: 1 of 5 are censored" and estimate.n == 5
+    assert remark == "(at most: 1 of 5 are censored)" and estimate.n == 5
     assert estimate.low == 0 and 0.5 < estimate.high < 1
     # A budget of 4,000 steps stands for a time that is longer.
     assert estimate.value == pytest.approx(0.5 / 4 ** (1 / 5), rel=0.05)
@@ -133,3 +152,44 @@ def test_flags_name_edges_and_fallbacks(study):
     frame = evidence.finals(study(two_arms((1000, 500), tuning=chosen)), "convergence")
     told = evidence.flags(frame)
     assert "high edge" in told[0] and "no rate reached the target" in told[1] and len(told) == 4
+
+
+def neighboured(criterion, gain, steps=1.0, lost=()):
+    """A cell whose rate 0.1 has one neighbour: better by so many points, in so many times the
+    steps; seeds of the neighbour that never got to the target are `lost`."""
+    def trials(stage, arm, lr, percent, to_target, seeds=()):
+        return [Trial(s, stage, lr, finals={"val_running_loss": 1 - (percent + noise(s, arm)) / 100,
+                                            **accuracies(90, s, arm, val_running=percent)},
+                      steps=4000,
+                      targets={0.05: None if s in seeds else round(to_target * factor(s, arm))})
+                for s in SEEDS]
+    return experiment("one", [Cell({"norm.kind": "batch"}, [
+        *trials("final", 0, 0.1, 95, 1000),
+        *trials("near", 1, 0.2, 95 + gain, 1000 * steps, lost)],
+        tuning({0.1: 0.95, 0.2: 0.94}, 0.1, criterion=criterion))])
+
+
+@pytest.mark.parametrize("criterion, values, told", [
+    ("val_accuracy", {"gain": 1.0}, "0.2 is better by 1.00 pt [0."),
+    ("val_accuracy", {"gain": 0.0}, ""), ("val_accuracy", {"gain": -1.0}, ""),
+    ("val_loss", {"gain": 1.0}, "0.2 is better by 0.01"), ("val_loss", {"gain": -1.0}, ""),
+    ("steps_to_target", {"gain": -1.0, "steps": 0.5}, "times fewer steps"),
+    ("steps_to_target", {"gain": 1.0, "steps": 2.0}, ""),
+    ("steps_to_target", {"gain": 1.0, "steps": 0.5, "lost": [1]}, ""),
+    ("of another version", {"gain": 1.0}, "")])
+def test_a_better_neighbour_is_a_flag(study, criterion, values, told):
+    frame = evidence.finals(study(neighboured(criterion, **values)), "one")
+    assert len(frame) == 5, "neighbours are no final trials"
+    flags = evidence.flags(frame)
+    assert len(flags) == (1 if told else 0)
+    assert all("the neighbouring rate" in flag and told in flag for flag in flags)
+
+
+def test_fresh_values_are_of_the_criterion(study):
+    for criterion, first in (("val_accuracy", 0.9497), ("val_loss", 0.0503),
+                             ("steps_to_target", 970.0)):
+        values = evidence.fresh_values(study(neighboured(criterion, 1.0, 0.5, [2])))
+        assert {key[2]: len(found) for key, found in values.items()} == {0.1: 5, 0.2: 5}
+        near = values["one", "norm.kind=batch", 0.2]
+        assert math.isnan(near[1]) == (criterion == "steps_to_target")
+        assert values["one", "norm.kind=batch", 0.1][0] == pytest.approx(first, rel=0.05)

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from report import evidence, figures, statistics, tables
+from report import evidence, figures, statistics
 from report.figures import conditions, drawing, layers, noise, scaling
 from report.results import load
 from support import whole_study
@@ -138,6 +138,22 @@ def test_the_hyperbola_is_found_again(results):
         assert row["r2"] > 0.999
 
 
+def test_neighbours_and_final_trials_are_fresh_seeds_of_a_tuning_curve(tmp_path):
+    trials = [Trial(s, stage, lr, finals={"val_running_accuracy": level + s / 1000})
+              for stage, lr, level in (("final", 0.2, 0.96), ("near", 0.1, 0.95), ("near", 0.4, 0.97))
+              for s in SEEDS]
+    lost = Trial(4, "near", 0.4, status="DIVERGED")
+    cell = Cell({"norm.kind": "batch"}, [*trials, lost, Trial(101, "tune", 0.2)],
+                whole_study.tuning({0.1: 0.9, 0.2: 0.92, 0.4: 0.91}, 0.2))
+    frame = scaling.rates_frame(study(tmp_path, Experiment("one", [cell])))
+    [(_, plot)] = scaling.curves_plots(frame)
+    crosses, legend = (t for t in plot.data if t.marker.symbol == "x-thin")
+    assert legend.name == "fresh seeds" and list(legend.x) == [None]
+    assert list(zip(crosses.x, np.round(crosses.y, 3))) == [
+        (lr, round(level + s / 1000, 3)) for lr, level in ((0.1, 0.95), (0.2, 0.96), (0.4, 0.97))
+        for s in SEEDS]
+
+
 def test_the_best_rate_follows_the_square_root(results):
     frame = scaling.best_rates_frame(results)
     assert frame["chosen"].all() and set(frame["B"]) == {16, 32, 128, 512, 2048}
@@ -165,6 +181,19 @@ def test_error_against_m_has_three_ways_of_evaluating(results):
     assert medians["training, batch statistics"] == pytest.approx(0.01 + 0.06 / 4)
     plot = dict(noise.error_m_plots(frame))["m_sweep · B = 128"]
     assert series(plot, "LN: validation")[1] == pytest.approx([0.028, 0.028])
+
+
+def test_what_a_figure_is_not_of(results, tmp_path):
+    """Fewer than three M at one B, other seeds than the first, a rate that is swept, two points."""
+    assert "steps_to_target" not in set(noise.error_m_frame(results)["experiment"])
+    assert set(noise.units_frame(results)["seed"]) == {1}
+    swept = [Cell({"model.dropout": p, "train.lr": lr}, [Trial(1, lr=float(lr))])
+             for p in ("0", "0.5") for lr in ("0.1", "0.2")]
+    short = [Cell({"norm.kind": kind}, [Trial(1, tables={"measurements": [
+        {"step": step, "epoch": step, "val_running_accuracy": 0.9} for step in (1, 2)]})])
+        for kind in ("none", "batch")]
+    other = study(tmp_path, Experiment("swept", swept), Experiment("short", short))
+    assert conditions.dropout_frame(other).empty and conditions.curves_frame(other).empty
 
 
 def test_the_heat_map_prints_the_rate_and_its_edge(results):
@@ -300,43 +329,9 @@ def test_facets_keep_other_axes_apart(tmp_path):
     assert series(plots[1][1], "none")[1] == pytest.approx([0.8, 0.8])
 
 
-def test_cost_is_in_readable_units(results):
-    frame = conditions.cost_frame(results)
-    row = frame[(frame["arm"] == "BN M=B") & (frame["B"] == 512) & (frame["ranks"] == 1)].iloc[0]
-    assert row["step_ms"] == pytest.approx(1.15 * (1e-4 + 512 * 2e-6) * 1e3)
-    assert row["memory_mib"] == pytest.approx(1.15 * (2e6 + 512e4) / 2**20, rel=1e-6)
-    assert row["norm_kib"] == 4
-
-
-def test_the_stack_of_a_step_is_over_ranks(results):
-    plots = dict(conditions.step_time_plots(conditions.step_time_frame(results)))
-    plot = plots["cost · train.batch = 128"]
-    bars = {t.name: dict(zip(t.x, t.y)) for t in plot.data if t.type == "bar"}
-    step = 1.15 * (1e-4 + 128 * 2e-6) * 1e3
-    assert bars["norm communication"]["BN M=B<br>2 ranks"] == pytest.approx(step * 0.6 * 0.05)
-    assert bars["gradient communication"]["none<br>1 rank"] == 0
-    [seeds] = [t for t in plot.data if t.type == "scatter"]
-    assert len(seeds.x) == 4 * len(SEEDS)
-
-
 def test_seeds_are_points(results):
     [(_, plot)] = conditions.dropout_plots(conditions.dropout_frame(results))
     [points] = [t for t in plot.data if t.name == "BN M=B" and t.mode == "markers"]
     assert sorted(set(np.round(points.y, 6))) == pytest.approx(
         [0.974 + jitter(s, 0.002) for s in SEEDS])
     assert sorted(set(points.customdata)) == [1, 2, 3]
-
-
-def test_the_notebooks_table_stands_beside_ours(results):
-    [table] = tables.batch_tables(results)
-    rows = {row[0]: dict(zip(table.columns, row)) for row in table.rows}
-    assert list(rows) == ["16", "32", "64", "128"]
-    ours = rows["64"]["validation accuracy"].replace("\N{NO-BREAK SPACE}", " ")
-    assert ours == "97.50 ± 0.10 %"
-    assert rows["64"]["printed accuracy"] == "95.62 %" and rows["64"]["printed loss"] == "0.1942"
-
-
-def test_ranks_are_busy_as_the_ledger_says(tmp_path):
-    """Trials of one second start a second apart, on one of two ranks."""
-    results = study(tmp_path, Experiment("one", [Cell({}, [Trial(s) for s in (1, 2, 3, 4)])]))
-    assert tables.busy(results, results.studies[0]).startswith("50%")

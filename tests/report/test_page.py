@@ -17,6 +17,8 @@ from support.study_tree import Cell, Experiment, Trial, tuning, write_study
 
 HOSTILE = ('"><script>alert(1)</script><img src=x onerror=alert(1)>'
            '<a href="https://example.org">&lt;b&gt;</a>')
+# The name of an experiment is that of a folder too.
+HOSTILE_NAME = '"><script>alert(1)<'
 DRAWN = "[...document.querySelectorAll('.plot')].every(plot => plot.querySelector('.main-svg'))"
 # Marks of a trace; a heat map is an image.
 MARKS = ".trace path, .trace .point, .heatmaplayer image"
@@ -199,14 +201,16 @@ def hostile(tmp_path_factory):
     """The page of a study in which every text is an attack."""
     cells = [Cell({"train.batch": str(b), "data.name": HOSTILE.replace("/", "")},
                   [Trial(s, lr=0.1, targets={0.03: 100 + b},
-                         metadata={"reason": HOSTILE, "host": HOSTILE, "status": "DIVERGED"}
+                         metadata={"reason": HOSTILE, "host": HOSTILE, "status": "DIVERGED",
+                                   "versions": {HOSTILE: HOSTILE}, "arithmetic": {HOSTILE: HOSTILE}}
                          if s == 2 else {}) for s in (1, 2)]
                   + [Trial(101, "tune", lr=lr) for lr in (0.1, 0.2)],
                   tuning({0.1: 0.9, 0.2: 0.8}, 0.1, "low", criterion=HOSTILE))
              for b in (16, 32, 64)]
-    experiment = Experiment("attack_batches", cells, options={"model.init": HOSTILE},
+    experiment = Experiment(HOSTILE_NAME, cells, options={"model.init": HOSTILE},
                             title=HOSTILE, tune_lr=[0.1, 0.2],
                             dropped=[{"cell": HOSTILE, "reason": HOSTILE}])
+    cells[0].planned = 9
     folder = write_study(tmp_path_factory.mktemp("hostile") / "study", [experiment],
                          title=HOSTILE, command=HOSTILE, device=HOSTILE, hosts=[HOSTILE],
                          versions={HOSTILE: HOSTILE}, data={HOSTILE: {HOSTILE: HOSTILE}})
@@ -220,6 +224,8 @@ def test_a_hostile_text_stays_text(browser, hostile):
     assert opened.faults == []
     assert opened.tab.locator("h1").inner_text() == HOSTILE
     assert opened.tab.title() == HOSTILE
+    told = opened.tab.locator("header").inner_text()
+    assert f"did not all run with the same versions and arithmetic: {HOSTILE}" in told
     assert opened.tab.locator("img").count() == 0
     assert opened.tab.evaluate("document.scripts.length") == 2 + opened.tab.locator(".plot").count()
     axis = opened.tab.locator("[data-spec='fig-tuning-1'] .ytitle").text_content()
@@ -227,6 +233,21 @@ def test_a_hostile_text_stays_text(browser, hostile):
     assert opened.tab.locator(".plot svg a").count() == 0
     facet = opened.tab.locator("[data-spec='fig-steps-1']").get_attribute("aria-label")
     assert HOSTILE.replace("/", "") in facet
+
+
+def test_a_hostile_name_of_an_experiment_stays_text(browser, hostile):
+    """In headings of plots and of settings, in tables, and in the CSV file."""
+    opened = Opened(browser, hostile, 1280)
+    assert opened.faults == [], "no dialog, no script that the policy had to stop"
+    tab = opened.tab
+    headings = tab.locator("figcaption h4").all_inner_texts()
+    assert len(headings) > 2 and all(text.startswith(HOSTILE_NAME) for text in headings)
+    for place in ("#missing + .scroll td", "#diverged + .scroll td"):
+        assert tab.locator(place).first.inner_text() == HOSTILE_NAME
+    summaries = tab.locator("summary").all_inner_texts()
+    assert any(text.startswith(HOSTILE_NAME) for text in summaries)
+    assert "<script>alert(1)" not in hostile.read_text(encoding="utf-8")
+    assert HOSTILE_NAME in (hostile.parent / "figures/fig-steps.csv").read_text().replace('""', '"')
 
 
 def test_no_text_ends_the_script_that_it_stands_in(path):
@@ -244,6 +265,15 @@ def test_the_page_names_no_other_place(path):
     own = html.unescape(re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL))
     assert not re.search(r"https?://", own)
     assert "default-src 'none'" in own and "unsafe-eval" not in own
+
+
+def test_data_of_figures_that_are_no_more_are_removed(tmp_path):
+    folder = write_study(tmp_path / "study", [Experiment("one", [Cell({}, [Trial(1)])])])
+    (folder / "report" / "figures").mkdir(parents=True)
+    for name in ("fig-steps.csv", "mine.csv"):
+        (folder / "report" / "figures" / name).write_text("x,y\n")
+    page.write(load([folder]), [], folder / "report")
+    assert [path.name for path in (folder / "report" / "figures").iterdir()] == ["mine.csv"]
 
 
 def test_a_part_of_a_study_has_a_page(browser, tmp_path):

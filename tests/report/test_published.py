@@ -35,17 +35,6 @@ def test_published_numbers_are_held_against_the_trials_meant(study):
     assert "M " not in differs["large batch (6,000): test accuracy"]
 
 
-def test_groups_of_two_sizes_are_not_pooled_beside_a_published_number(study):
-    made = [Cell({"norm.kind": kind, "norm.batch": m}, [
-        Trial(s, finals={"test_running_accuracy": accuracy}) for s in SEEDS])
-        for kind, m, accuracy in (("none", "global", 0.95), ("batch", "global", 0.97),
-                                  ("batch", "30", 0.5))]
-    options = {"train.batch": "60", "run.shards": "4"}
-    _, ours = published_rows(study(Experiment("ioffe_tuned", made, options=options)))
-    assert ours == {"test accuracy with batch norm, B = 60": "97.00",
-                    "test accuracy without": "95.00"}
-
-
 SMALLER = {"data.limit": "2000", "train.epochs": "3", "train.clip": "5.0"}
 
 

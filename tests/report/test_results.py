@@ -78,6 +78,22 @@ def test_a_diverged_trial_reaches_nothing_and_no_budget_bounds_it(tmp_path):
     assert (targets[["steps_budget", "seconds_budget"]] == math.inf).all(axis=None)
 
 
+def test_the_final_values_are_those_of_the_last_full_evaluation(tmp_path):
+    full = {"val_recomputed_accuracy": 0.9, "val_running_accuracy": 0.8,
+            "test_running_accuracy": 0.7}
+    rows = [{**full, "step": 1, "test_running_accuracy": 0.1}, {**full, "step": 2},
+            {"step": 3, "val_running_accuracy": 0.99}]
+    cell = Cell({}, [Trial(1, tables={"measurements": rows})])
+    trial = load([write_study(tmp_path / "study", [Experiment("one", [cell])])]).trials.iloc[0]
+    assert trial["final_test_running_accuracy"] == 0.7
+    assert trial["final_val_running_accuracy"] == 0.8, "beside the others, not the light one's"
+
+
+def test_a_diverged_trial_has_no_final_values_though_it_measured_some(study):
+    lost = only(load([study]).finals, arm="BN M=32", seed=2)
+    assert lost["status"] == "DIVERGED" and math.isnan(lost["final_test_running_accuracy"])
+
+
 def test_tuning_is_read_with_its_choice(study):
     curve = load([study]).tuning
     assert list(curve["lr"]) == [0.1, 0.2]
@@ -89,7 +105,7 @@ def test_one_experiment_of_several(tmp_path):
     results = load([write_study(tmp_path / "study", [two_arms("first"), two_arms("first_again")])])
     first = results.experiment("first")
     assert len(first.trials) == 6 and len(first.measurements) == 6 and len(first.targets) == 2
-    assert len(first.tuning) == 2 and len(first.ledger) == 6
+    assert len(first.tuning) == 2
     assert first.experiments == ["first"]
     for field in dataclasses.fields(first):
         if field.name != "studies":
@@ -193,7 +209,7 @@ def test_damage_is_one_sentence(study, file, content, found):
     assert found in sentence and str(study / file) in sentence and code == 65
 
 
-FILES = ("study.json", "ledger.csv", f"{CELL}/cell.json", f"{CELL}/tuning.json",
+FILES = ("study.json", f"{CELL}/cell.json", f"{CELL}/tuning.json",
          f"{TRIAL}/metadata.json", f"{TRIAL}/measurements.csv", f"{TRIAL}/units.csv")
 
 

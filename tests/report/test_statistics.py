@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 import pytest
+from scipy import optimize, stats
 
 from report import statistics as st
 
@@ -84,6 +85,9 @@ def test_a_dropped_censored_time_would_change_the_median():
     # Half are left from 20 on, as 3/4 · 2/3, up to 40; then, where nobody falls later, at 20.
     ([10, 20, 30, 40], [1, 1, 0, 1], (30, 10, math.inf)),
     ([10, 20, 30, 40], [1, 1, 0, 0], (20, 10, math.inf)),
+    # By the log–log bands, (8/9)^7.1 = 0.43 is the first below and (1/9)^0.43 = 0.39 above; plain
+    # ones give 3 to 7.
+    (range(1, 10), [1] * 9, (5, 1, 8)),
 ])
 def test_kaplan_meier_of_few(times, reached, expected):
     found = st.kaplan_meier_median(times, reached)
@@ -131,6 +135,19 @@ def test_hyperbola_finds_its_own_parameters():
     assert ratio == pytest.approx(750)
     s, e = 120 + 90000 / 64, 64 * (120 + 90000 / 64)
     assert (s / exact.min_steps - 1) * (e / exact.min_samples - 1) == pytest.approx(1)
+
+
+def test_the_interval_of_the_critical_batch_is_that_of_a_fit_for_it():
+    """The same curve with log critical batch as a parameter of its own."""
+    batches = np.array([16.0, 64, 256, 1024, 4096])
+    steps = (120 + 90000 / batches) * np.array([1.02, 0.97, 1.03, 0.99, 1.0])
+    fit, covariance = optimize.curve_fit(
+        lambda b, log_steps, log_critical: log_steps + np.log1p(np.exp(log_critical) / b),
+        batches, np.log(steps), p0=(5, 6))
+    half = stats.t.ppf(0.975, 3) * math.sqrt(covariance[1, 1])
+    found = st.hyperbola(batches, steps).critical_batch
+    assert (found.low, found.high) == pytest.approx(
+        (math.exp(fit[1] - half), math.exp(fit[1] + half)), rel=1e-3)
 
 
 def test_hyperbola_needs_both_limits():

@@ -105,6 +105,21 @@ def test_what_cannot_be_converted_is_one_sentence(tmp_path, content, found, code
     assert not (tmp_path / "tensorboard").exists()
 
 
+def test_a_training_of_other_metadata_is_a_run_without_a_date(tmp_path):
+    (tmp_path / "metrics.csv").write_text(METRICS)
+    (tmp_path / "metadata.json").write_text("[]")
+    folder, _ = convert(tmp_path)
+    assert scalars(folder, "loss/train") == [(468, 2.0, 0.5)]
+
+
+def test_metadata_that_cannot_be_read_is_one_sentence(tmp_path):
+    (tmp_path / "metrics.csv").write_text(METRICS)
+    (tmp_path / "metadata.json").mkdir()
+    with pytest.raises(ReportError, match="cannot be read, since .*Is a directory") as caught:
+        convert(tmp_path)
+    assert caught.value.code == 65
+
+
 def test_a_folder_that_is_not_there_is_one_sentence(tmp_path):
     with pytest.raises(ReportError, match="nowhere' is not a folder") as caught:
         convert(tmp_path / "nowhere")

@@ -40,13 +40,14 @@ def keskar(small=98.03, large=97.81, batches=(256, 6000), limit="0"):
         for trial in cell.trials:
             trial.finals["test_running_accuracy"] -= 0.7 * noise(trial.seed) / 100
             trial.lr = 0.001
-    return [experiment("keskar", made, **F1, data__limit=limit, train__optimizer="adam")]
+    return [experiment("keskar", made, **F1, data__limit=limit, data__validation="test",
+                       train__optimizer="adam")]
 
 
 def hoffer(base=97.0, rule=97.9, adapted=98.3, batches=(128, 4096), **options):
     small, large = batches
     levels = {(small, small, "none", 50): 98.3, (large, large, "none", 50): base,
-              (large, large, "sqrt", 50): rule, (large, small, "sqrt", 50): rule,
+              (large, large, "sqrt", 50): rule, (large, small, "sqrt", 50): rule - 1,
               (large, large, "sqrt", 1600): adapted}
     made = cells(levels, ("train.batch", "norm.batch", "train.lr_rule", "train.epochs"))
     settings = {key.replace(".", "__"): str(value) for key, value in HOFFER_SETTINGS.items()}
@@ -62,10 +63,12 @@ def m_sweep(tests=None, trains=None, share=0.001, tail=100.0, layer=(97.0, 97.0)
         median = share if m == 2 else 1.0
         trials = []
         for s in seeds:
-            rows = [{"step": 1000, "layer": index, "type": "BatchNorm1d", "m": m, "name": "1",
-                     "group_gradient_median": median * factor(s, arm) * (1 if index == 4 else 7),
-                     "group_gradient_p99": median * tail, "gain_median": median}
-                    for index in (1, 4)]
+            # The last layer at the end is the one that counts: elsewhere no M differs.
+            rows = [{"step": step, "layer": index, "type": "BatchNorm1d", "m": m, "name": "1",
+                     "group_gradient_median": here * factor(s, arm),
+                     "group_gradient_p99": here * tail, "gain_median": here}
+                    for step in (500, 1000) for index in (1, 4)
+                    for here in (median if (step, index) == (1000, 4) else 7.0,)]
             level = tests.get(m, test)
             finals = {**accuracies(0, s, arm + 1, test_recomputed=level),
                       **accuracies(0, s, arm + 2, test_batch=level - gaps[m]),
@@ -101,6 +104,7 @@ def ema(scatter=4.0, after=0.0, off=0.0):
             for i in range(1, 25):
                 late = i > 16
                 exact = 0.97 + (0 if late else 0.002 * (-1) ** i * factor(s))
+                exact -= 0.1 * max(0, 8 - i)  # the climb of the first half is no scatter
                 running = exact + (after / 100 if late else 0.002 * (scatter - 1) * (-1) ** i)
                 rows.append({"step": 13 * i, "epoch": i / 2, "lr": 1.6,
                              "val_running_accuracy": running + late * noise(s, 2) / 1e4,
@@ -158,7 +162,8 @@ def deep(norm=1.45, plain=1.0, gain=-3.0, ragged=0.0):
         for s in SEEDS:
             rows = [{"step": step, "layer": i, "name": str(i), "type": "Linear", "weight_norm": 1,
                      "gradient_norm": (growth * (1 + noise(s, arm) / 100)) ** (layers - i)
-                     * (1 + ragged * (-1) ** i) * (9 if step else 1)}
+                     * (1 + ragged * (-1) ** i) * (9 if step else 1)
+                     * (50 if i in (0, layers) else 1)}  # of other widths
                     for i in range(layers + 1) for step in (0, 100)]
             trials.append(Trial(s, finals=accuracies(level, s, arm), tables={"layers": rows}))
         made.append(Cell({"norm.kind": kind, "model.hidden": ",".join(["128"] * layers)}, trials,

@@ -24,8 +24,9 @@ COLUMNS = {
 }
 OPTIONS = {
     "data.name": "mnist", "data.dir": "", "data.limit": "0", "data.scale": "unit",
-    "data.validation": "0.0833", "data.augment": "none", "model.hidden": "128", "model.activation": "relu",
-    "model.init": "torch", "model.init_std": "0.01", "model.dropout": "0", "norm.kind": "batch",
+    "data.validation": "0.0833", "data.augment": "none", "model.hidden": "128",
+    "model.activation": "relu", "model.init": "torch", "model.init_std": "0.01",
+    "model.dropout": "0", "norm.kind": "batch",
     "norm.batch": "global", "norm.position": "pre", "norm.output": "false", "norm.eval": "running",
     "norm.momentum": "0.1", "norm.cumulative": "false", "norm.running_variance": "unbiased",
     "norm.eps": "1e-05", "train.batch": "128", "train.batch_per_rank": "0", "train.epochs": "5",
@@ -44,6 +45,7 @@ COST = {"data_s": 1e-2, "forward_s": 0.1, "backward_s": 0.2, "norm_comm_s": 2e-2
         "step_s": 4e-4, "peak_tensor_bytes": 5_000_000, "norm_calls": 4, "norm_bytes": 4096,
         "gradient_calls": 1, "gradient_bytes": 400_000}
 TRAINING_SAMPLES = 55_000
+STARTED = 1_795_262_400.0  # a trial takes a second, and those of a cell follow one another
 
 
 @dataclass
@@ -91,6 +93,7 @@ class Experiment:
     axes: list[dict] | None = None  # None: each key of the cells' settings is an axis
     tune_lr: list[float] = field(default_factory=list)
     dropped: list[dict] = field(default_factory=list)
+    study: dict[str, str] = field(default_factory=dict)  # [study], [tune], [measure] of the cells
 
 
 def tuning(medians: dict[float, float | None], chosen: float, edge: str = "none", **fields) -> dict:
@@ -146,17 +149,19 @@ def _write_cell(root: Path, experiment: Experiment, cell: Cell) -> list[dict]:
     options = OPTIONS | experiment.options | {
         key: value for key, value in cell.settings.items() if not key.startswith("study.")}
     _write_json(folder / "cell.json", {"experiment": experiment.name, "cell": cell.name,
-                                       "settings": cell.settings, "options": options, "study": {}})
+                                       "settings": cell.settings, "options": options,
+                                       "study": experiment.study})
     if cell.tuning is not None:
         _write_json(folder / "tuning.json", cell.tuning)
-    for trial in cell.trials:
-        _write_trial(folder / trial.name, options, trial)
+    for i, trial in enumerate(cell.trials):
+        _write_trial(folder / trial.name, options, trial, STARTED + i)
     return [{"trial": f"{experiment.name}/{cell.name}/{trial.name}", "stage": trial.stage,
              "status": trial.status, "ranks": 1, "first_rank": 0, "host": "node1",
-             "start_s": 1000.0 + i, "end_s": 1001.0 + i} for i, trial in enumerate(cell.trials)]
+             "start_s": STARTED + i, "end_s": STARTED + i + 1}
+            for i, trial in enumerate(cell.trials)]
 
 
-def _write_trial(folder: Path, cell_options: dict[str, str], trial: Trial) -> None:
+def _write_trial(folder: Path, cell_options: dict[str, str], trial: Trial, started: float) -> None:
     folder.mkdir()
     options = cell_options | {"train.lr": f"{trial.lr:g}", "run.seed": str(trial.seed)}
     batch = int(options["train.batch"])
@@ -177,8 +182,8 @@ def _write_trial(folder: Path, cell_options: dict[str, str], trial: Trial) -> No
         "reason": "the loss is not finite" if trial.status == "DIVERGED" else "",
         "stopped": "divergence" if trial.status == "DIVERGED" else "budget",
         "targets": [{"error": error, **at(steps)} for error, steps in trial.targets.items()],
-        "cost": COST | trial.cost, "options": options, "started": 1795262400.0,
-        "finished": 1795262401.0, "host": "node1", "first_rank": 0, **trial.metadata})
+        "cost": COST | trial.cost, "options": options, "started": started,
+        "finished": started + 1, "host": "node1", "first_rank": 0, **trial.metadata})
     last = {"step": trial.steps, "lr": trial.lr, "met_loss": 0.1,
             **{key: value for key, value in at(trial.steps).items() if key != "steps"}}
     last["epoch"] = last.pop("epochs")

@@ -183,6 +183,13 @@ def units() -> Experiment:
     return Experiment("ioffe_equal", cells, title="Ioffe and Szegedy's network")
 
 
+def sent(ranks: int, batch_norm: bool) -> dict[str, int]:
+    """Per step and rank: on one rank nothing."""
+    norm, gradient = (int(on and ranks > 1) for on in (batch_norm, True))
+    return {"norm_bytes": 4096 * norm, "norm_calls": 4 * norm,
+            "gradient_bytes": 409_600 * gradient, "gradient_calls": 2 * gradient}
+
+
 def cost() -> Experiment:
     """Two ranks take 0.6 of one rank's time, and pay for communication."""
     cells = []
@@ -197,8 +204,7 @@ def cost() -> Experiment:
                          "gradient_comm_s": whole * 0.05 * (ranks - 1), "step_s": step}
                 memory = int((2e6 + 1e4 * batch) * share)
                 cells.append(Cell({"study.ranks": str(ranks), "train.batch": str(batch), **arm}, [
-                    Trial(s, cost=parts | {"peak_tensor_bytes": memory, "norm_bytes":
-                                           4096 if share > 1 else 0},
+                    Trial(s, cost=parts | {"peak_tensor_bytes": memory} | sent(ranks, share > 1),
                           metadata={"ranks": ranks}) for s in SEEDS]))
     return Experiment("cost", cells, title="Cost of a step")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from report.figures import conditions, layers, noise, scaling
+from report.figures import conditions, cost, layers, noise, scaling
 from report.figures.model import Figure, Kind, make
 from report.results import Results
 
@@ -10,10 +10,10 @@ ORDER: list[Kind] = [
     scaling.KINDS["steps"], scaling.KINDS["hyperbola"], noise.KINDS["error_m"],
     noise.KINDS["heatmap"], noise.KINDS["noise_law"], layers.KINDS["layers"],
     scaling.KINDS["lr"], scaling.KINDS["divergence"], noise.KINDS["evaluation"],
-    noise.KINDS["noise_scale"], conditions.KINDS["step_time"], scaling.KINDS["seconds"],
+    noise.KINDS["noise_scale"], cost.KINDS["step_time"], cost.KINDS["sent"], scaling.KINDS["seconds"],
     conditions.KINDS["curves"], conditions.KINDS["init"], conditions.KINDS["depth"],
     conditions.KINDS["dropout"], conditions.KINDS["optimizers"], noise.KINDS["units"],
-    conditions.KINDS["cost"], scaling.KINDS["tuning"],
+    cost.KINDS["cost"], scaling.KINDS["tuning"],
 ]
 
 

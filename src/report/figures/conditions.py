@@ -1,29 +1,17 @@
-"""Figures of training under conditions: curves, init, depth, dropout, optimizers, and cost."""
+"""Figures of training under conditions: curves, init, depth, dropout, optimizers."""
 
 from __future__ import annotations
 
 import dataclasses
 
 import pandas as pd
-import plotly.graph_objects as go
 
 from report.figures import drawing, selection
 from report.figures.drawing import Axis
 from report.figures.model import Kind, Plots
-from report.figures.scaling import BATCH
 from report.results import Results
 
 ACCURACY = Axis("final validation accuracy", percent=True)
-TIMES = {"data": drawing.GREY, "forward": drawing.SKY, "backward": drawing.BLUE,
-         "norm_comm": drawing.VERMILION, "gradient_comm": drawing.ORANGE,
-         "optimizer": drawing.PURPLE}
-PATTERNS = ["", "/", "", "x", ".", "-"]  # so that no colour has to be told from another
-COSTS = {
-    "step_ms": ("time of a step", Axis("ms", log=10)),
-    "memory_mib": ("peak memory of tensors", Axis("MiB", log=10)),
-    "norm_kib": ("sent for batch norm", Axis("KiB per step and rank")),
-    "gradient_kib": ("sent for gradients", Axis("KiB per step and rank")),
-}
 CURVES = {
     "val_running_accuracy": ("accuracy", "validation"),
     "train_running_accuracy": ("accuracy", "training"),
@@ -136,85 +124,6 @@ def optimizers_plots(frame: pd.DataFrame) -> Plots:
     return plots
 
 
-def _costs(trials: pd.DataFrame) -> pd.DataFrame:
-    """Columns in units that are read: ms, MiB, KiB."""
-    return trials.assign(
-        step_ms=trials["cost.step_s"] * 1e3, memory_mib=trials["cost.peak_tensor_bytes"] / 2**20,
-        norm_kib=trials["cost.norm_bytes"] / 2**10,
-        gradient_kib=trials["cost.gradient_bytes"] / 2**10)
-
-
-def _cost_trials(results: Results) -> pd.DataFrame:
-    """Of the experiment named cost, or else the one with the most batch sizes."""
-    trials = selection.varying(selection.finals(results, "train.batch"), "B", 2)
-    if trials.empty or "cost.step_s" not in trials:
-        return trials.iloc[:0]
-    sizes = trials.groupby("experiment")["B"].nunique()
-    return trials[trials["experiment"] == ("cost" if "cost" in sizes else sizes.idxmax())]
-
-
-def cost_frame(results: Results) -> pd.DataFrame:
-    trials = _cost_trials(results)
-    if trials.empty:
-        return trials
-    kept = [*selection.TRIAL, "ranks", "parameters", *COSTS]
-    return _costs(trials)[kept].sort_values(
-        ["arm", "B", "seed"], kind="stable", ignore_index=True)
-
-
-def cost_plots(frame: pd.DataFrame) -> Plots:
-    plots = []
-    for heading, part in selection.facets(frame):
-        for column, (name, y) in COSTS.items():
-            rows = part.assign(x=part["B"], y=part[column].astype(float), edge="none")
-            if (rows["y"] > 0).any():
-                figure = drawing.points_and_medians(rows, BATCH, y, selection.medians(rows))
-                plots.append((f"{heading} · {name}", figure))
-    return plots
-
-
-def step_time_frame(results: Results) -> pd.DataFrame:
-    """Milliseconds of a step and of its parts per trial, where the number of ranks varies; if it
-    does so nowhere, in the experiment that shows the cost."""
-    trials = selection.varying(selection.finals(results, "study.ranks"), "ranks", 2)
-    if trials.empty:
-        trials = _cost_trials(results)
-    if trials.empty or "cost.step_s" not in trials:
-        return trials.iloc[:0]
-    parts = {name: 1e3 * trials[f"cost.{name}_s"] / trials["steps"] for name in TIMES}
-    trials = trials.assign(step=1e3 * trials["cost.step_s"], **parts)
-    return trials[[*selection.TRIAL, "ranks", "step", *parts]].sort_values(
-        ["experiment", "arm", "ranks", "B", "seed"], kind="stable", ignore_index=True)
-
-
-def step_time_plots(frame: pd.DataFrame) -> Plots:
-    plots = []
-    for heading, part in selection.facets(frame):
-        order = list(drawing.styles(part["arm"]))
-        part = part.sort_values(["arm", "ranks", "B"], kind="stable", key=lambda column: column.map(
-            order.index) if column.name == "arm" else column)
-        by_ranks = part["ranks"].nunique() > 1
-        part = part.assign(bar=[
-            f"{row.arm}, {row.ranks} rank{'s' if row.ranks > 1 else ''}" if by_ranks else
-            f"{row.arm}, B = {row.B}" for row in part.itertuples()])
-        means = part.groupby("bar", sort=False).mean(numeric_only=True)
-        figure = drawing.blank(Axis(""), Axis("time of a step (ms)"))
-        for (column, color), pattern in zip(TIMES.items(), PATTERNS):
-            name = column.replace("_comm", " communication")
-            figure.add_trace(go.Bar(
-                x=drawing.categories(means.index), y=means[column],
-                name=name, marker={"color": color, "pattern": {"shape": pattern}},
-                hovertemplate=f"%{{x}}<br>{name} %{{y:.3f}} ms<extra></extra>"))
-        figure.add_trace(go.Scatter(
-            x=drawing.categories(part["bar"]), y=part["step"],
-            mode="markers", name="whole step, each seed", customdata=part["seed"],
-            marker={"color": drawing.BLACK, "symbol": "circle-open", "size": 7},
-            hovertemplate="%{x}<br>seed %{customdata}: %{y:.3f} ms<extra></extra>"))
-        figure.update_layout(barmode="stack", bargap=0.4)
-        plots.append((heading, figure))
-    return plots
-
-
 KINDS = {
     "curves": Kind(
         "fig-curves", "Learning curves with and without batch norm",
@@ -238,13 +147,4 @@ KINDS = {
         "fig-optimizers", "Accuracy under each optimizer",
         "Small points are seeds, large ones medians.",
         "train.optimizer as an axis", optimizers_frame, optimizers_plots),
-    "cost": Kind(
-        "fig-cost", "Cost of a step against batch size",
-        "Mean over the steps of a trial; memory is the largest held by tensors while training; "
-        "bytes are those one rank sends in a step.",
-        "trials at two or more batch sizes", cost_frame, cost_plots),
-    "step_time": Kind(
-        "fig-step-time", "Where the time of a step goes",
-        "Bars are means over seeds, stacked; circles are the whole step of each seed.",
-        "trials on two or more numbers of ranks, or at two or more batch sizes", step_time_frame, step_time_plots),
 }

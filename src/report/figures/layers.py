@@ -60,8 +60,8 @@ def layers_frame(results: Results) -> pd.DataFrame:
     place = {trial: i for i, trial in enumerate(rows["id"].unique())}  # as the study has them
     rows = rows.sort_values(["id", "step", "layer"], kind="stable", key=lambda column: column.map(
         place) if column.name == "id" else column)
-    before = rows["effective_lr"].where(rows["type"] == "Linear")
-    rows = rows.assign(effective_lr=before.groupby([rows["id"], rows["step"]]).ffill())
+    # Only linear layers have one of their own.
+    rows = rows.assign(effective_lr=rows.groupby(["id", "step"])["effective_lr"].ffill())
     rows = rows[rows["type"] == "BatchNorm1d"]
     return rows[[*selection.TRIAL, *COLUMNS]].reset_index(drop=True)
 
@@ -113,11 +113,11 @@ def _shown(layers: list) -> list:
 KINDS = {
     "layers": Kind(
         "fig-layers", "Inside the norm layers over training",
-        "For each norm layer, by its place in the network: the noise of its batch statistics beside "
-        "theory (dashed), how far running statistics are from the population's, units that are "
+        "For each norm layer, by its place in the network: the noise of its batch statistics "
+        "beside theory (dashed), how far running statistics are from the population's, units that are "
         "always 0, the learning rate over the squared norm of the weights before it, and by how "
-        "much its backward pass scales squared gradients. Thin lines are seeds, thick ones their median; "
-        f"of deep networks {SHOWN} layers are drawn.",
+        "much its backward pass scales squared gradients. Thin lines are seeds, thick ones their "
+        f"median; of deep networks {SHOWN} layers are drawn.",
         "layers measured at three or more evaluations (measure.layers = full)", layers_frame,
         layers_plots, most=2 * len(COURSES)),
 }

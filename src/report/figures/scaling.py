@@ -9,7 +9,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from report import statistics
-from report.evidence import median_to_target, until_target
+from report.evidence import fresh_values, median_to_target, until_target
 from report.figures import drawing, selection
 from report.figures.drawing import Axis
 from report.figures.model import Kind, Plots
@@ -116,11 +116,15 @@ def _draw_hyperbola(figure: go.Figure, rows: pd.DataFrame, name: str,
 
 
 def rates_frame(results: Results) -> pd.DataFrame:
-    """All tuning curves, with the facet of their cell's trials and, in `series`, all its axes."""
+    """All tuning curves, with the facet of their cell's trials and, in `series`, all its axes.
+    `fresh`: the criterion on the final trials' seeds, where the rate ran on them."""
     cells = selection.finals(results, "train.batch", stage="tune")
     cells = cells.assign(series=selection.finals(results, stage="tune")["facet"])
     cells = cells[["experiment", "cell", "facet", "series"]].drop_duplicates(["experiment", "cell"])
-    return results.tuning.merge(cells, on=["experiment", "cell"])
+    frame = results.tuning.merge(cells, on=["experiment", "cell"])
+    fresh = fresh_values(results)
+    return frame.assign(fresh=[fresh.get(key, []) for key in zip(
+        frame["experiment"], frame["cell"], frame["lr"])])
 
 
 def best_rates_frame(results: Results) -> pd.DataFrame:
@@ -153,10 +157,16 @@ def curves_plots(frame: pd.DataFrame) -> Plots:
         medians = rows.assign(y=rows["median"].astype(float)).sort_values("x")
         if seeds.empty:
             continue
-        y = Axis(f"{criterion} (tuning seeds)", percent=criterion.endswith("accuracy"))
+        fresh = rows.explode("fresh").rename(columns={"fresh": "y"}).dropna(subset="y")
+        y = Axis(criterion, percent=criterion.endswith("accuracy"))
         edge = medians["edge"].where(medians["chosen"].astype(bool), "none")
         figure = drawing.points_and_medians(seeds, RATE, y,
                                             medians.assign(edge=edge), "series")
+        for name, style in drawing.styles(medians["series"]).items():
+            _draw_fresh(figure, fresh[fresh["series"] == name], name, style)
+        if len(fresh):
+            figure.add_trace(go.Scatter(
+                x=[None], y=[None], mode="markers", name="fresh seeds", marker=_cross(drawing.GREY)))
         chosen = medians[medians["chosen"].astype(bool)]
         figure.add_trace(go.Scatter(
             x=chosen["x"], y=chosen["y"], mode="markers", name="chosen", hoverinfo="skip",
@@ -164,6 +174,21 @@ def curves_plots(frame: pd.DataFrame) -> Plots:
                     "line": {"width": 1.5}}))
         plots.append((f"{experiment} · {arm}", figure))
     return plots
+
+
+def _cross(color: str) -> dict:
+    return {"symbol": "x-thin", "size": 7, "line": {"color": color, "width": 1.5}}
+
+
+def _draw_fresh(figure: go.Figure, rows: pd.DataFrame, name: str, style: drawing.Style) -> None:
+    if rows.empty:
+        return
+    figure.add_trace(go.Scatter(
+        x=rows["x"], y=rows["y"].astype(float), mode="markers", showlegend=False,
+        name=drawing.plain(name), legendgroup=drawing.plain(name),
+        marker=_cross(style.color),
+        hovertemplate=f"<b>{drawing.plain(name)}</b><br>a final trial's seed: %{{y:.4~g}} at "
+                      "rate %{x:.4~g}<extra></extra>"))
 
 
 def divergence_frame(results: Results) -> pd.DataFrame:
@@ -233,8 +258,9 @@ KINDS = {
     "tuning": Kind(
         "fig-tuning", "The whole of each learning-rate curve",
         "What the rates were chosen by: small points are tuning seeds, large ones medians, a ring "
-        "is the rate that was chosen (open marker: at the edge of the grid). Rates at which a seed "
-        "diverged have fewer points.",
+        "is the rate that was chosen (open marker: at the edge of the grid). Thin crosses are fresh "
+        "seeds: the final trials, and the neighbouring rates where the study ran them too. Rates "
+        "at which a seed diverged have fewer points.",
         "a learning rate tuned by trials", rates_frame, curves_plots, most=40),
     "divergence": Kind(
         "fig-divergence", "Divergence against learning rate",
