@@ -19,11 +19,12 @@ AT_EDGE = "†"  # a learning rate at the grid's edge
 GAP_COLUMNS = ["final_train_recomputed_accuracy", "final_train_batch_accuracy",
                "final_val_batch_accuracy", "final_val_recomputed_accuracy"]
 GAP_NOTE = (
-    "After Wu and Johnson 2021, at the end of training; the parts add up to validation error minus "
-    "training error, both under population statistics (recomputed over training samples). Training "
-    "noise: training error under batch statistics minus that under population statistics. "
-    "Generalization gap: validation minus training error, both under batch statistics. Train–test "
-    "inconsistency: validation error under population statistics minus that under batch statistics.")
+    "Named after Wu and Johnson 2021, at the end of training; the parts add up to validation error "
+    "minus training error, both under population statistics (recomputed over training samples). "
+    "Training noise: training error under batch statistics minus that under population "
+    "statistics. Generalization gap: validation minus training error, both under batch "
+    "statistics. Train–test inconsistency: validation error under population statistics minus "
+    "that under batch statistics.")
 NOTHING_SENT = ("All of these ran on one rank, on which nothing is sent: bytes and calls of a step "
                 "take trials on more (study.ranks).")
 

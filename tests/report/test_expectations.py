@@ -158,10 +158,8 @@ def test_the_shipped_studies_have_the_stated_settings(tmp_path, path, monkeypatc
     loaded = results.load([write_study(tmp_path / "study", from_file(path))])
     wrong = {v.id: v.reason for v in checks.all_checks(loaded) + claims.all_claims(loaded)
              if " instead of " in v.reason}
-    # Smaller than what was published, or without its augmentation, which they say.
-    plain = path.stem == "hoffer_full" and "crop-flip" not in path.read_text(encoding="utf-8")
-    assert set(wrong) == {"keskar_smoke": {"S3"}, "hoffer_smoke": {"S4"}}.get(
-        path.stem, {"S4"} if plain else set())
+    # Smaller than what was published, which they say.
+    assert set(wrong) == {"keskar_smoke": {"S3"}, "hoffer_smoke": {"S4"}}.get(path.stem, set())
 
 
 def test_there_are_shipped_studies():
