@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import pandas as pd
 
 from report.checks_norm import tolerance
-from report.evidence import (accuracy, by_seed, compare, depth, difference, finals, flags,
+from report.evidence import (accuracy, by_seed, compare, depth, difference, finals, flags, of_arm,
                              targets_of, time_ratio, unsteady)
 from report.expectations import TUNED_ON, VALIDATION, expects
 from report.results import Results
@@ -18,11 +18,6 @@ NO_WORSE = 0.1  # points: what a net with batch norm may lose under an optimizer
 
 def _claim(id: str, title: str, claim: str, parts: list[Part], **fields) -> Verdict:
     return judge(CLAIM_WORDS, id, title, claim, parts, **fields)
-
-
-def _arm(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """The trials without norm ("none"), or with statistics over the whole batch ("batch")."""
-    return frame[frame["arm"] == {"none": "none", "batch": "BN M=B"}[kind]]
 
 
 @expects(convergence={TUNED_ON: VALIDATION})
@@ -42,7 +37,7 @@ def _convergence(results: Results, id: str, title: str, column: str, claim: str)
     if targets.empty:
         part = missing("no finished trials of 'convergence'")
     else:
-        estimate, remark = time_ratio(_arm(targets, "none"), _arm(targets, "batch"), column)
+        estimate, remark = time_ratio(of_arm(targets, "none"), of_arm(targets, "batch"), column)
         part = missing(remark) if estimate is None else more_than(
             estimate, 1, f"without batch norm {show(estimate, 'times')} the {column} to "
             f"{number(100 * targets['error'].iloc[0])} % error at tuned rates {remark}".strip(),
@@ -57,7 +52,8 @@ def _convergence(results: Results, id: str, title: str, column: str, claim: str)
 def _untimed(frame: pd.DataFrame) -> str:
     """Why seconds of the two arms cannot be compared, if so. Batch norm is work on top of the same
     step: where it seems to save time, the arms ran at times of different load."""
-    norm, plain = (by_seed(_arm(frame, kind), "cost.step_s").median() for kind in ("batch", "none"))
+    norm, plain = (by_seed(of_arm(frame, kind), "cost.step_s").median()
+                   for kind in ("batch", "none"))
     if norm < plain:
         return (f"a step without batch norm took {number(1e3 * plain)} ms, longer than one with it "
                 f"({number(1e3 * norm)} ms), so the machine had other work")
@@ -84,7 +80,7 @@ def initial_weights(results: Results) -> Verdict:
     if len(frame):
         if frame["model.activation"].nunique() > 1:
             frame = frame[frame["model.activation"] == "relu"]
-        plain, norm = (_range(_arm(frame, kind)) for kind in ("none", "batch"))
+        plain, norm = (_range(of_arm(frame, kind)) for kind in ("none", "batch"))
         estimate = difference(plain, norm)
         parts = [more_than(
             estimate, 0, "over the scales of initial weights, tuned accuracy varies by "
@@ -106,14 +102,14 @@ def dropout(results: Results) -> Verdict:
     frame = finals(results, "dropout")
     parts = [missing("no finished trials of 'dropout'")]
     if len(frame):
-        gaps = {kind: _gap(_plain_dropout(_arm(frame, kind))) for kind in ("none", "batch")}
-        gains = {kind: _dropout_gain(_arm(frame, kind)) for kind in ("none", "batch")}
+        gaps = {kind: _gap(_plain_dropout(of_arm(frame, kind))) for kind in ("none", "batch")}
+        gains = {kind: _dropout_gain(of_arm(frame, kind)) for kind in ("none", "batch")}
         parts = [compare(gaps["none"], gaps["batch"],
                          "a smaller gap between training and test accuracy with batch norm"),
                  compare(gains["none"], gains["batch"],
                          "dropout gains more without batch norm than with it")]
-        gain = difference(accuracy(_plain_dropout(_arm(frame, "batch"))),
-                          accuracy(_plain_dropout(_arm(frame, "none"))))
+        gain = difference(accuracy(_plain_dropout(of_arm(frame, "batch"))),
+                          accuracy(_plain_dropout(of_arm(frame, "none"))))
         parts.append(Part(HOLDS, "test accuracy with minus without batch norm, no dropout: "
                                  f"{show(gain, 'pt', sign=True)}"))
     return _claim("C4", "Regularises",
@@ -158,7 +154,7 @@ def _by_depth(frame: pd.DataFrame) -> tuple[list[Part], list[Part]]:
     Holm's over all."""
     cells = [(layers, init, trials) for (layers, init), trials
              in sorted(frame.groupby(["depth", "model.init"]), key=lambda c: (-c[0][0], c[0][1]))]
-    gains = [difference(accuracy(_arm(trials, "batch")), accuracy(_arm(trials, "none")))
+    gains = [difference(accuracy(of_arm(trials, "batch")), accuracy(of_arm(trials, "none")))
              for _, _, trials in cells]
     parts = [_signed(gain, p, f"{layers} layers, init {init}")
              for (layers, init, _), gain, p in zip(cells, gains, holm([g.p for g in gains]))]
@@ -203,7 +199,7 @@ def optimizer_names(frame: pd.DataFrame) -> pd.Series:
 
 
 def _by_optimizer(frame: pd.DataFrame) -> tuple[list[Part], str]:
-    gains = {name: difference(accuracy(_arm(trials, "batch")), accuracy(_arm(trials, "none")))
+    gains = {name: difference(accuracy(of_arm(trials, "batch")), accuracy(of_arm(trials, "none")))
              for name, trials in frame.groupby(optimizer_names(frame))}
     named = [name for name in ("Adam", "RMSprop") if name in gains]
     if not named:

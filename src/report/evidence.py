@@ -250,6 +250,11 @@ def unsteady(frame: pd.DataFrame) -> str:
             "its seeds), so the machine had other work" if spread > STEADY else "")
 
 
+def of_arm(frame: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """The trials without norm ("none"), or with statistics over the whole batch ("batch")."""
+    return frame[frame["arm"] == {"none": "none", "batch": "BN M=B"}[kind]]
+
+
 def settings(frame: pd.DataFrame, key: str) -> pd.Series:
     """The value of an axis that is no option of the trainer."""
     return frame["settings"].map(lambda values: values.get(key))

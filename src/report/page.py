@@ -76,6 +76,7 @@ def write(results: Results, verdicts: Sequence, folder: Path) -> Path:
         versions=[(settings.versions(results, study), settings.trial_versions(results, study))
                   for study in results.studies],
         divergences=tables.divergences(results), missing=tables.missing(results),
+        waiting=tables.waiting(results),
         dropped=tables.dropped(results), at_edge=tables.AT_EDGE,
         plotly_js=plotly_js, draw_js=draw_js, policy=_policy([plotly_js, draw_js]))
     page = folder / "index.html"
@@ -118,7 +119,8 @@ def _summary(results: Results) -> list[dict]:
     parts = []
     for study in results.studies:
         trials = results.trials[results.trials["study"] == study["name"]]
-        missing = results.missing[results.missing["study"] == study["name"]]
+        absent = results.missing[results.missing["study"] == study["name"]]
+        missing, waiting = absent[absent["waits"] == 0], absent[absent["waits"] > 0]
         planned = sum(cell["trials"] for e in study["experiments"] for cell in e["cells"])
         parts.append({
             "name": study["name"], "command": study.get("command", ""),
@@ -127,6 +129,7 @@ def _summary(results: Results) -> list[dict]:
             "experiments": len(study["experiments"]), "planned": planned, "trials": len(trials),
             "diverged": int((trials["status"] == "DIVERGED").sum()),
             "missing": int((missing["planned"] - missing["found"]).sum()),
+            "waiting": int(waiting["planned"].sum()),
             "differing": settings.differing(settings.trial_versions(results, study)),
             "training": _duration(float(trials["seconds"].astype(float).sum()))})
     return parts

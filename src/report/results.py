@@ -34,15 +34,17 @@ BUDGETS = {f"{unit}_budget": unit for unit in ("steps", "samples", "seconds")}
 TARGET = ["id", "error", *REACHED, *BUDGETS, "reached", *OF_TARGET]
 TUNING = ["study", "experiment", "cell", "arm", "B", "M", "lr", "median", "diverged", "values",
           "chosen", "edge", "fallback", "criterion"]
-MISSING = ["study", "experiment", "cell", "planned", "found"]
+# `waits`: the ranks that a cell needs if the study had too few of them for any of its trials, or 0.
+MISSING = ["study", "experiment", "cell", "planned", "found", "waits"]
 
 # Each CSV file of a trial, and its columns.
 TABLES = {
     "measurements": ["step", "epoch", "samples", "seconds", "lr", "met_loss", *METRICS],
     "layers": ["step", "layer", "name", "type", "weight_norm", "gradient_norm", "effective_lr", "m",
                "mean_noise", "mean_noise_theory", "variance_noise", "variance_noise_theory",
-               "kurtosis", "shard_noise", "running_mean_gap", "running_variance_gap", "dead",
-               "gain_median", "gain_p99", "group_gradient_median", "group_gradient_p99"],
+               "kurtosis", "shard_noise", "shard_variance_noise", "running_mean_gap",
+               "running_variance_gap", "initial_weight", "dead", "gain_median", "gain_p99",
+               "group_gradient_median", "group_gradient_p99"],
     "noise_law": ["layer", "m", "draws", "mean_noise", "mean_noise_theory", "variance_noise",
                   "variance_noise_theory"],
     "noise_scale": ["step", "small_batch", "big_batch", "small_norm2", "big_norm2",
@@ -50,8 +52,9 @@ TABLES = {
     "units": ["step", "unit", "p15", "p50", "p85"],
 }
 TEXT = {column: str for column in ("name", "type", "trial", "stage", "status", "host")}
-# Options that older studies lack, and what held in them.
+# Options that older studies lack, and what held in them; columns that they did not measure.
 ADDED_OPTIONS = {"data.augment": "none"}
+ADDED_COLUMNS = ("shard_variance_noise", "initial_weight")
 # Files that a study writes anew by themselves; any other is of a trial and is lost with it.
 ALONE = ("study.json", "cell.json", "tuning.json")
 
@@ -68,8 +71,8 @@ class ReportError(Exception):
 
 def unwritable(path: Path, error: OSError) -> ReportError:
     return ReportError(f"'{path}' cannot be written ({error.strerror}: '{error.filename}'): it "
-                       "must be a folder, or free for one, on a disk with room that you may write to.",
-                       73)
+                       "must be a folder, or free for one, on a disk with room that you may "
+                       "write to.", 73)
 
 
 @dataclass(frozen=True)
@@ -194,7 +197,10 @@ def _read_cell(study: dict, experiment: dict, planned: dict, rows: dict, tables:
         rows["tuning"].extend(_tuning_rows(tuning, where, trials[0]))
     found = sum(_is_planned(trial, experiment) for trial in trials)
     if found < planned["trials"]:
-        rows["missing"].append({**where, "planned": planned["trials"], "found": found})
+        needed = planned.get("ranks", 1)
+        waits = needed if not trials and needed > study.get("ranks", 1) else 0
+        rows["missing"].append({**where, "planned": planned["trials"], "found": found,
+                                "waits": waits})
 
 
 def _trials_begun(cell: Path) -> list[Path]:
@@ -325,6 +331,8 @@ def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     except ValueError as error:
         raise _damaged(path, f"it is damaged ({' '.join(str(error).split())})") from error
     for column in columns:
+        if column not in frame and column in ADDED_COLUMNS:
+            continue
         if column not in frame:
             raise _damaged(path, f"it has no column '{column}'")
         if column in TEXT:

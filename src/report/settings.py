@@ -10,10 +10,12 @@ import pandas as pd
 from report.results import Results
 from report.tables import Table, number, rates, title_of
 
-CRITERIA = {"val_accuracy": "validation accuracy", "val_loss": "validation loss",
+CHOSEN_BY = {"val_accuracy": "validation accuracy", "val_loss": "validation loss",
             "steps_to_target": "steps to the first target"}
 STOPS = {"none": "at the end of the budget", "target": "when all targets are reached",
          "plateau": "after 10 epochs without a lower training loss"}
+PAUSE = 60.0  # seconds without a trial, after which the next is of another job
+CLOCKS = 0.1  # seconds by which clocks of hosts may differ
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,7 @@ def budgets(results: Results) -> Table | None:
     for name, trials in results.trials.groupby("experiment", sort=False):
         criterion = criteria[name]
         rows.append([title_of(results, name),
-                     CRITERIA.get(criterion, str(criterion)) if criterion else "not tuned",
+                     CHOSEN_BY.get(criterion, str(criterion)) if criterion else "not tuned",
                      _budget(trials), _listed(STOPS.get(stop, stop) for stop in trials["stop"])])
     return Table("What rates are chosen by, and budgets", [
         "experiment", "learning rates chosen by", "budget of a trial", "a trial stops"], rows,
@@ -76,15 +78,37 @@ def _listed(texts) -> str:
 
 
 def busy(results: Results, study: dict) -> str:
-    """The share of rank time that trials took, from the first to the last, by what each trial says
-    of itself: a study that was killed has no ledger."""
+    """The share of rank time that trials took while any ran, by what each says of itself: a study
+    that was killed has no ledger. Of several jobs only those can be told that ran as many ranks as
+    the first, one after another."""
     trials = results.trials[results.trials["study"] == study["name"]]
-    trials = trials[["ranks", "started", "finished"]].dropna().astype(float)
+    trials = trials[["ranks", "first_rank", "started", "finished"]].dropna().astype(float)
     if trials.empty:
-        return "not known"
+        return "not known: no trial says when it ran"
+    trials = trials.sort_values("started")
+    end = trials["first_rank"] + trials["ranks"]
+    if _at_once(trials, int(end.max())):
+        return "not known: two jobs ran at once"
+    until = trials["finished"].cummax()  # the end of all trials so far
+    before = until.shift(fill_value=trials["started"].iloc[0])
+    most = end.groupby((trials["started"] > before + PAUSE).cumsum()).max()
+    ranks = study.get("ranks", 1)
+    if end.max() > ranks or (most.iloc[1:] < ranks).any():
+        return f"not known: not all jobs had the {ranks} ranks of the first"
     used = (trials["ranks"] * (trials["finished"] - trials["started"])).sum()
-    span = trials["finished"].max() - trials["started"].min()
-    return f"{used / (span * study.get('ranks', 1)):.0%}, from the first trial to the last"
+    # What each adds to the time in which any ran.
+    span = (until - trials["started"].where(trials["started"] > before, before)).sum()
+    return f"{used / (span * ranks):.0%} of the time in which any trial ran"
+
+
+def _at_once(trials: pd.DataFrame, ranks: int) -> bool:
+    """Whether one rank had two trials at one time."""
+    for rank in range(ranks):
+        own = trials[(trials["first_rank"] <= rank)
+                     & (rank < trials["first_rank"] + trials["ranks"])]
+        if (own["started"] < own["finished"].cummax().shift() - CLOCKS).any():
+            return True
+    return False
 
 
 def trial_versions(results: Results, study: dict) -> Table | None:

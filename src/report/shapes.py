@@ -11,7 +11,8 @@ OR_NONE = (int, float, type(None))
 STUDY = {
     "name": str, "title?": str, "hosts?": [str], "ranks?": int, "versions?": {}, "data?": {},
     "experiments": [{
-        "name": str, "axes": [{"keys": [str]}], "cells": [{"cell": str, "trials": int}],
+        "name": str, "axes": [{"keys": [str]}],
+        "cells": [{"cell": str, "trials": int, "ranks?": int}],
         "tune?": (dict, type(None)), "dropped?": [{"cell": str, "reason": str}]}]}
 CELL = {"settings": {}, "study?": {}}
 TUNING = {"chosen": OR_NONE, "edge?": str, "fallback?": bool,
@@ -19,7 +20,8 @@ TUNING = {"chosen": OR_NONE, "edge?": str, "fallback?": bool,
 TRIAL = {
     "stage": str, "seed": int, "lr": NUMBER, "batch": int, "norm_batch": int, "steps": int,
     "options": {}, "samples?": NUMBER, "seconds?": NUMBER, "cost?": {},
-    "started?": NUMBER, "finished?": NUMBER, "ranks?": int, "versions?": {}, "arithmetic?": (dict, str),
+    "started?": NUMBER, "finished?": NUMBER, "ranks?": int, "first_rank?": int,
+    "versions?": {}, "arithmetic?": (dict, str),
     "targets?": [{"error": NUMBER, "steps": OR_NONE, "samples?": OR_NONE, "epochs?": OR_NONE,
                   "seconds?": OR_NONE}]}
 

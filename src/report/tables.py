@@ -10,7 +10,7 @@ import pandas as pd
 
 from report import published
 from report.checks_scaling import noise_scales
-from report.evidence import UnknownAxis, finals
+from report.evidence import UnknownAxis, finals, settings
 from report.figures import cost, selection
 from report.results import Results
 
@@ -43,7 +43,8 @@ def spread(values: pd.Series, form: str = ".2f", unit: str = "") -> str:
     if values.empty:
         return "–"
     deviation = f" ± {values.std():{form}}" if len(values) > 1 else ""
-    return f"{values.mean():{form}}{deviation}{unit}".replace(" ", "\N{NO-BREAK SPACE}").replace("-", "−")
+    text = f"{values.mean():{form}}{deviation}{unit}"
+    return text.replace(" ", "\N{NO-BREAK SPACE}").replace("-", "−")
 
 
 def number(value: object, form: str = ",.4g") -> str:
@@ -94,8 +95,8 @@ def batch_tables(results: Results) -> list[Table]:
                          spread(100 * cell["final_train_running_accuracy"], unit=" %"),
                          spread(_training_loss(results, cell["id"]), ".4f"),
                          spread(cell["seconds"], ".1f"),
-                         *_medians(cell, "cost.peak_tensor_bytes", unit=2**20), *(beside if printed else []),
-                         _seeds(cell)])
+                         *_medians(cell, "cost.peak_tensor_bytes", unit=2**20),
+                         *(beside if printed else []), _seeds(cell)])
         if rows:
             heads = ["printed accuracy", "printed loss"] if printed else []
             tables.append(Table(
@@ -119,8 +120,10 @@ def gap_tables(results: Results) -> list[Table]:
     for name in results.experiments:
         if not {"norm.batch", "train.batch"} & set(results.axes(name)):
             continue
-        trials = selection.finals(results.experiment(name), "train.batch")
+        trials = selection.plotted(results.experiment(name), "train.batch")
         trials = trials[trials["M"] > 0].dropna(subset=GAP_COLUMNS)
+        trials = _told_apart(
+            trials, [*results.axis_of(name, "train.batch"), *selection.NORM])
         error = {key: 100 * (1 - trials[column].astype(float))
                  for key, column in zip(("train", "train_batch", "val_batch", "val"), GAP_COLUMNS)}
         trials = trials.assign(
@@ -141,29 +144,44 @@ def gap_tables(results: Results) -> list[Table]:
     return tables
 
 
+def _told_apart(trials: pd.DataFrame, hidden: list[str]) -> pd.DataFrame:
+    """With those of the keys that facets hide in `facet` that differ within one B and M."""
+    values = {key: settings(trials, key) for key in hidden if key != "train.batch"}
+    cells = [trials[column] for column in ("facet", "B", "M")]
+    apart = [key for key, of in values.items() if (of.groupby(cells).nunique() > 1).any()]
+    added = [selection.describe({key: values[key][i] for key in apart}) for i in trials.index]
+    return trials.assign(facet=[", ".join(filter(None, both))
+                                for both in zip(trials["facet"], added)])
+
+
 def published_table(results: Results) -> Table | None:
     rows = [[each.row.source, each.row.what, each.row.printed, each.row.mark,
              spread(100 * each.values, unit=" %"), each.experiment, rates(each.trials),
              str(len(each.values)),
-             "; ".join(published.departures(each.trials, each.row.settings)) or "nothing known"]
+             _departures(each.trials, each.row)]
             for each in published.beside_ours(results)]
     try:
         averages = noise_scales(results, "none")["average"]
     except UnknownAxis:  # S10 says so
         averages = pd.Series(dtype=float)
     if len(averages):
-        trials = finals(results, "noise_scale")
+        row = published.NOISE_SCALE
+        [experiment] = row.experiments
+        trials = row.ours(finals(results, experiment))
         # One lost trial leaves no mean, as in S10.
         shown = averages if averages.notna().all() else averages[:0]
-        rows.append([*published.NOISE_SCALE, spread(shown, ",.0f"), "noise_scale",
-                     rates(trials[trials["arm"] == "none"]), str(len(averages)),
-                     "network (published: a small convolutional one)"])
+        rows.append([row.source, row.what, row.printed, row.mark, spread(shown, ",.0f"), experiment,
+                     rates(trials), str(len(averages)), _departures(trials, row)])
     columns = ["source", "what", "printed", "how known", "ours", "experiment", "learning rate",
                "seeds", "in what ours differs"]
     return Table("Printed numbers and ours, mean ± standard deviation over seeds", columns, rows,
                  "Where ours differs, compare gaps and not levels; differences below 0.3 points "
                  "mean nothing in any row. Groups of 250 stand for the M = 256 of Keskar's large "
                  "batch, which 256 does not divide.") if rows else None
+
+
+def _departures(trials: pd.DataFrame, row: published.Published) -> str:
+    return "; ".join(published.departures(trials, row.settings)) or "nothing known"
 
 
 def cost_tables(results: Results) -> list[Table]:
@@ -228,9 +246,16 @@ def divergences(results: Results) -> Table | None:
 
 def missing(results: Results) -> Table | None:
     rows = [[row.experiment, row.cell, str(row.planned), str(row.found)]
-            for row in results.missing.itertuples()]
+            for row in results.missing.itertuples() if not row.waits]
     return Table("Trials that have not come to an end", [
         "experiment", "cell", "planned", "found"], rows) if rows else None
+
+
+def waiting(results: Results) -> Table | None:
+    rows = [[row.experiment, row.cell, str(row.planned), f"mpirun -n {row.waits}"]
+            for row in results.missing.itertuples() if row.waits]
+    return Table("Trials that need more ranks than the study had", [
+        "experiment", "cell", "planned", "waits for"], rows) if rows else None
 
 
 def dropped(results: Results) -> Table | None:

@@ -104,7 +104,7 @@ def test_keys_that_move_with_the_batch_size_split_no_line(tmp_path):
 
 
 def test_what_never_happened_is_not_drawn(tmp_path):
-    """No seed reaches the target, no rate diverges; and one rate for all batches is no comparison."""
+    """No seed reaches the target, no rate diverges; and one rate for all batches compares none."""
     def cells(key, targets, tuned):
         return [Cell({key: str(value)}, [Trial(1, lr=value / 100, targets=targets)],
                      whole_study.tuning({0.1: 0.9}, 0.1) if tuned else None)
@@ -140,8 +140,8 @@ def test_the_hyperbola_is_found_again(results):
 
 def test_neighbours_and_final_trials_are_fresh_seeds_of_a_tuning_curve(tmp_path):
     trials = [Trial(s, stage, lr, finals={"val_running_accuracy": level + s / 1000})
-              for stage, lr, level in (("final", 0.2, 0.96), ("near", 0.1, 0.95), ("near", 0.4, 0.97))
-              for s in SEEDS]
+              for stage, lr, level in (
+                  ("final", 0.2, 0.96), ("near", 0.1, 0.95), ("near", 0.4, 0.97)) for s in SEEDS]
     lost = Trial(4, "near", 0.4, status="DIVERGED")
     cell = Cell({"norm.kind": "batch"}, [*trials, lost, Trial(101, "tune", 0.2)],
                 whole_study.tuning({0.1: 0.9, 0.2: 0.92, 0.4: 0.91}, 0.2))
@@ -228,6 +228,10 @@ def test_each_quantity_of_the_norm_layers_has_its_course(results):
     assert series(of["noise of the batch variance"], "theory")[1] == pytest.approx([2 / 128] * 5)
     assert series(of["noise of the batch mean"], "theory")[1] == pytest.approx([1 / 128] * 5)
     assert series(of["variance between the means of shards"], "layer 1")[1] == [0.125] * 5
+    between = of["variance between the variances of shards"]
+    assert series(between, "layer 4")[1] == pytest.approx([3 / 11] * 5)
+    first = of["weight of the first values in the running statistics"]
+    assert series(first, "layer 1")[1] == pytest.approx([0.9, 0.9**2, 0.9**4, 0.9**8, 0.9**16])
     assert series(of["running mean against the population's"], "layer 1")[1] == pytest.approx(
         [20 / step for step in steps])
     assert series(of["running variance against the population's"], "layer 4")[1] == pytest.approx(

@@ -86,7 +86,7 @@ def test_it_opens_without_a_fault_and_every_figure_is_drawn(desktop):
 
 
 def test_a_fault_would_be_noticed(browser, hostile, tmp_path):
-    """What the policy forbids is in the faults; a script that is not the page's own does not run."""
+    """What the policy forbids is in the faults; a script that is not the page's own never runs."""
     broken = tmp_path / "index.html"
     text = hostile.read_text().replace("<h2", '<img src="https://example.org/x.png"><h2', 1)
     broken.write_text(text.replace("</body>", "<script>alert(1)</script></body>"))
@@ -282,6 +282,17 @@ def test_a_part_of_a_study_has_a_page(browser, tmp_path):
     opened = Opened(browser, page.write(load([folder]), [], folder / "report"), 800)
     assert opened.faults == [] and opened.tab.locator(".plot").count() == 0
     assert "4 planned trials are missing" in opened.tab.locator("header").inner_text()
+    assert "wait" not in opened.tab.locator("header").inner_text()
     listed = opened.tab.locator("#not-in-study + ul li")
     assert listed.count() == len(ORDER)
     assert "it needs a target reached, at three or more batch sizes" in listed.first.inner_text()
+
+
+def test_trials_that_wait_for_ranks_are_not_missing(browser, tmp_path):
+    cell = Cell({"study.ranks": "4"}, [], planned=3, ranks=4)
+    folder = write_study(tmp_path / "study", [Experiment("cost_ranks", [cell])])
+    opened = Opened(browser, page.write(load([folder]), [], folder / "report"), 800)
+    header = opened.tab.locator("header").inner_text()
+    assert "3 planned trials wait for more ranks" in header and "missing" not in header
+    assert "extend grids" not in header
+    assert "mpirun -n 4" in opened.tab.locator("#missing + .scroll").inner_text()

@@ -5,12 +5,13 @@ import json
 import pytest
 
 from report import tables
-from report.published import HOFFER_SETTINGS
+from report.published import HOFFER_TRAINING
 from report.results import load
 from support.study_tree import Cell, Experiment, Trial, write_study
 
 SEEDS = (1, 2, 3)
-HOFFER = {key: str(value) for key, value in HOFFER_SETTINGS.items()}
+HOFFER = {key: str(value) for key, value in HOFFER_TRAINING.items()} | {"data.validation": "0.1"}
+HELD_OUT = "held out 0.1 (published: not known)"
 
 
 def published_rows(results):
@@ -39,11 +40,14 @@ SMALLER = {"data.limit": "2000", "train.epochs": "3", "train.clip": "5.0"}
 
 
 @pytest.mark.parametrize("options, differs", [
-    (HOFFER, "nothing known"),
+    (HOFFER, HELD_OUT),
     (HOFFER | SMALLER,
-     "images 2000 (published: all); epochs 3 (published: 50)"),
+     f"images 2000 (published: all); epochs 3 (published: 50); {HELD_OUT}"),
+    (HOFFER | {"data.scale": "unit", "train.milestones": "10,20"},
+     f"{HELD_OUT}; pixels unit (published: half); milestones 10,20 (published: 10,20,30)"),
     (HOFFER | {"data.augment": "none", "model.hidden": "64,64,64"},
-     "augmentation none (published: crop-flip); network 64 × 3 (published: 512 × 5)")])
+     "network 64 × 3 (published: 512 × 5); augmentation none (published: crop-flip); "
+     f"{HELD_OUT}")])
 def test_a_published_row_says_in_what_ours_differs(study, options, differs):
     cell = Cell({"train.batch": "128"}, [Trial(1)])
     made = Experiment("hoffer", [cell], options=options)
@@ -61,7 +65,43 @@ def test_a_study_from_before_augmentation_had_none(tmp_path):
     del metadata["options"]["data.augment"]
     path.write_text(json.dumps(metadata))
     table, _ = published_rows(load([folder]))
-    assert table.rows[0][-1] == "augmentation none (published: crop-flip)"
+    assert table.rows[0][-1] == f"augmentation none (published: crop-flip); {HELD_OUT}"
+
+
+def test_the_rule_of_each_of_hoffers_arms_has_its_reference(study):
+    """Which the ladder's trials have in common, and the authors' two scripts have not."""
+    keys = ("train.batch", "norm.batch", "train.lr_rule", "train.epochs", "train.milestones")
+    arms = [("4096", "4096", "none", "50", "10,20,30"), ("4096", "4096", "sqrt", "50", "10,20,30"),
+            ("4096", "128", "sqrt", "50", "10,20,30"),
+            ("4096", "4096", "sqrt", "1600", "320,640,960")]
+    table, _ = published_rows(study(Experiment("hoffer", [
+        Cell(dict(zip(keys, arm)), [Trial(1)]) for arm in arms],
+        options=HOFFER | {"train.lr_reference": "128"})))
+    reference = "reference batch of the rule 128"
+    assert [row[-1] for row in table.rows] == [
+        HELD_OUT, f"{HELD_OUT}; {reference} (published: 256)", HELD_OUT,
+        f"{HELD_OUT}; {reference} (published: not known)"]
+
+
+NOISE_SCALE = {"train.optimizer": "sgd", "train.batch": "128", "train.lr": "0.01",
+               "train.epochs": "1"}
+NETWORK = "network 128 (published: a small convolutional one)"
+
+
+@pytest.mark.parametrize("options, differs", [
+    (NOISE_SCALE, NETWORK),
+    (NOISE_SCALE | {"data.name": "synthetic", "data.limit": "2000", "train.batch": "64"},
+     "data synthetic (published: mnist); images 2000 (published: all); "
+     f"{NETWORK}; B 64 (published: 128)"),
+    (NOISE_SCALE | {"train.lr": "0.1", "train.epochs": "3"},
+     f"{NETWORK}; learning rate 0.1 (published: 0.01); epochs 3 (published: 1)")])
+def test_the_noise_scale_says_in_what_ours_differs(study, options, differs):
+    rows = [{"step": step, "small_batch": 16, "big_batch": 64, "small_norm2": 2, "big_norm2": 1,
+             "gradient_norm2": 1, "noise": 100} for step in range(8)]
+    cell = Cell({"norm.kind": "none"}, [Trial(1, lr=float(options["train.lr"]),
+                                              tables={"noise_scale": rows})])
+    table, _ = published_rows(study(Experiment("noise_scale", [cell], options=options)))
+    assert table.rows[0][-1] == differs
 
 
 def test_the_published_noise_scale_is_averaged_as_the_checks_do(tmp_path):

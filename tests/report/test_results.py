@@ -5,6 +5,7 @@ import json
 import math
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from report.results import ReportError, load
@@ -72,7 +73,8 @@ def test_a_censored_target_keeps_its_budget(study):
 def test_a_diverged_trial_reaches_nothing_and_no_budget_bounds_it(tmp_path):
     """Neither does what it reached before count."""
     lost = Trial(1, status="DIVERGED", steps=40, targets={0.05: 20, 0.03: None})
-    targets = load([write_study(tmp_path / "study", [Experiment("one", [Cell({}, [lost])])])]).targets
+    folder = write_study(tmp_path / "study", [Experiment("one", [Cell({}, [lost])])])
+    targets = load([folder]).targets
     assert len(targets) == 2 and not targets["reached"].any()
     assert targets[["steps", "samples", "epochs", "seconds"]].isna().all(axis=None)
     assert (targets[["steps_budget", "seconds_budget"]] == math.inf).all(axis=None)
@@ -139,6 +141,35 @@ def test_neighbours_do_not_hide_a_missing_final(tmp_path):
     experiment.cells[0].planned = 4
     missing = load([write_study(tmp_path / "study", [experiment])]).missing
     assert only(missing, planned=4)["found"] == 3
+
+
+def test_a_study_that_plans_no_ranks_waits_for_none(tmp_path):
+    """As older ones do; a study that has enough of them waits for none either."""
+    folder = write_study(tmp_path / "study", [Experiment("one", [
+        Cell({"train.batch": str(b)}, [], planned=3, ranks=ranks)
+        for b, ranks in ((16, 4), (32, 2))])])
+    assert list(load([folder]).missing["waits"]) == [4, 0]
+    study = json.loads((folder / "study.json").read_text())
+    for cell in study["experiments"][0]["cells"]:
+        del cell["ranks"]
+    (folder / "study.json").write_text(json.dumps(study))
+    assert list(load([folder]).missing["waits"]) == [0, 0]
+
+
+def test_layers_of_before_some_columns_are_read(tmp_path):
+    row = {"step": 1, "layer": 1, "name": "1", "type": "BatchNorm1d", "shard_noise": 0.25,
+           "shard_variance_noise": 0.5, "initial_weight": 0.9, "dead": 0.125}
+    folder = write_study(tmp_path / "study", [Experiment("one", [
+        Cell({}, [Trial(s, tables={"layers": [row]}) for s in (1, 2)])])])
+    old = folder / "one" / "all" / "final-seed1" / "layers.csv"
+    table = pd.read_csv(old)
+    added = ["shard_variance_noise", "initial_weight"]
+    table.drop(columns=added).to_csv(old, index=False)
+    layers = load([folder]).layers
+    assert list(layers["dead"]) == [0.125, 0.125]
+    assert layers[added].isna().to_numpy().tolist() == [[True, True], [False, False]]
+    table.drop(columns="dead").to_csv(old, index=False)
+    assert "it has no column 'dead'" in refusal(folder)[0]
 
 
 def test_a_study_without_a_trial_has_empty_frames(tmp_path):

@@ -20,7 +20,26 @@ def test_ranks_are_busy_as_trials_say_themselves(tmp_path):
 
 def test_a_study_without_times_says_so(study):
     results = study(Experiment("one", [Cell({}, [], planned=2)]))
-    assert settings.busy(results, results.studies[0]) == "not known"
+    assert settings.busy(results, results.studies[0]) == "not known: no trial says when it ran"
+
+
+@pytest.mark.parametrize("intervals, told", [
+    # (first rank, ranks, from, to), on a study whose first job had two ranks
+    ([(0, 1, 0, 100), (1, 1, 0, 60), (1, 1, 60, 80)], "90%"),
+    ([(0, 2, 0, 100), (0, 1, 5000, 5100), (1, 1, 5000, 5100)], "100%"),
+    ([(0, 1, 0, 100), (1, 1, 50, 100), (0, 2, 130, 230)], "88%"),
+    ([(0, 1, 0, 100), (1, 1, 0, 100), (0, 1, 5000, 9000)], "not known: not all jobs had the 2"),
+    ([(0, 2, 0, 100), (0, 4, 5000, 5100)], "not known: not all jobs had the 2 ranks of the first"),
+    ([(0, 1, 0, 100), (0, 1, 50, 150)], "not known: two jobs ran at once"),
+    ([(0, 2, 0, 100), (1, 1, 50, 60)], "not known: two jobs ran at once"),
+    ([(0, 1, 0, 100)], "50%")])
+def test_ranks_are_busy_while_any_trial_runs(study, intervals, told):
+    """After a pause as if there had been none; unless jobs had other ranks or ran at once."""
+    trials = [Trial(seed, metadata={"first_rank": first, "ranks": ranks, "started": 1e9 + start,
+                                    "finished": 1e9 + end})
+              for seed, (first, ranks, start, end) in enumerate(intervals, 1)]
+    results = study(Experiment("one", [Cell({}, trials)]))
+    assert settings.busy(results, results.studies[0]).startswith(told)
 
 
 @pytest.mark.parametrize("options, study_options, criterion, budget, stops", [

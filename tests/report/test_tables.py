@@ -83,6 +83,47 @@ def test_the_gap_is_split_in_three_parts_that_add_up(one):
     assert tables.gap_tables(unmeasured) == []
 
 
+def paired(tmp_path, keys, errors):
+    """Cells along one axis of these keys, by their values, each of one validation error in %."""
+    cells = [Cell(dict(zip(keys, values)), [
+        Trial(seed, finals={"val_recomputed_accuracy": 1 - error / 100}) for seed in (1, 2)])
+        for values, error in errors.items()]
+    axes = [{"keys": list(keys), "values": [list(values) for values in errors]}]
+    return load([write_study(tmp_path / "study", [Experiment("hoffer", cells, axes=axes)])])
+
+
+def test_arms_of_one_batch_size_have_gaps_of_their_own(tmp_path):
+    """As in the shipped study of Hoffer's ladder."""
+    keys = ("train.batch", "norm.batch", "train.lr_rule", "train.epochs")
+    arms = {("128", "128", "none", "50"): 1, ("4096", "4096", "none", "50"): 2,
+            ("4096", "4096", "sqrt", "50"): 4, ("4096", "4096", "sqrt", "1600"): 8}
+    [table] = tables.gap_tables(paired(tmp_path, keys, arms))
+    told = dict(zip(column(table, "setting"), column(table, "validation error")))
+    assert told == {f"train.lr_rule = {rule}, train.epochs = {epochs}": error for
+                    rule, epochs, error in (("none", "50", "2.00 ± 0.00 %"),
+                                            ("sqrt", "50", "4.00 ± 0.00 %"),
+                                            ("sqrt", "1600", "8.00 ± 0.00 %"))}
+    assert column(table, "seeds") == ["2"] * 4
+
+
+def test_arms_of_one_m_have_gaps_of_their_own(one):
+    """Groups of 32 and the whole batch are the same at B = 32, and no twice as many seeds."""
+    results = one(*(Cell({"train.batch": b, "norm.batch": m}, [Trial(1), Trial(2)])
+                    for b in ("32", "64") for m in ("32", "global")))
+    [table] = tables.gap_tables(results)
+    told = zip(column(table, "setting"), column(table, "B"), column(table, "M"))
+    groups, whole = "norm.batch = 32", "norm.batch = global"
+    assert list(told) == [(groups, "32", "32"), (groups, "64", "32"), (whole, "32", "32"),
+                          (whole, "64", "64")]
+    assert column(table, "seeds") == ["2"] * 4
+
+
+def test_what_moves_with_the_batch_size_is_no_setting_of_a_gap(tmp_path):
+    sizes = {("16", "2"): 1, ("64", "3"): 2}
+    [table] = tables.gap_tables(paired(tmp_path, ("train.batch", "train.epochs"), sizes))
+    assert table.columns[0] == "B" and column(table, "B") == ["16", "64"]
+
+
 def test_a_rate_at_the_edge_is_marked(one):
     results = one(*(Cell({"train.batch": b}, [Trial(1)], tuning({0.1: 0.9}, 0.1, edge))
                     for b, edge in (("16", "low"), ("32", "none"))))
@@ -117,6 +158,17 @@ def test_divergence_and_gaps_are_counted(one):
     assert column(tables.divergences(results), "the first of them") == ["the loss is not finite"]
     assert (column(tables.missing(results), "planned"),
             column(tables.missing(results), "found")) == (["5"], ["3"])
+
+
+def test_cells_that_wait_for_more_ranks_are_not_missing(one):
+    """The study had two; what has begun on more ranks counts as any other."""
+    results = one(Cell({"train.batch": "16"}, [], planned=5, ranks=4),
+                  Cell({"train.batch": "32"}, [Trial(1)], planned=2, ranks=4),
+                  Cell({"train.batch": "64"}, [], planned=3, ranks=2))
+    assert column(tables.missing(results), "cell") == ["train.batch=32", "train.batch=64"]
+    table = tables.waiting(results)
+    assert column(table, "cell") == ["train.batch=16"] and column(table, "planned") == ["5"]
+    assert column(table, "waits for") == ["mpirun -n 4"]
 
 
 def accuracy(value, **named):

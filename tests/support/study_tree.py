@@ -14,8 +14,9 @@ COLUMNS = {
     "measurements": ["step", "epoch", "samples", "seconds", "lr", "met_loss", *METRICS],
     "layers": ["step", "layer", "name", "type", "weight_norm", "gradient_norm", "effective_lr", "m",
                "mean_noise", "mean_noise_theory", "variance_noise", "variance_noise_theory",
-               "kurtosis", "shard_noise", "running_mean_gap", "running_variance_gap", "dead",
-               "gain_median", "gain_p99", "group_gradient_median", "group_gradient_p99"],
+               "kurtosis", "shard_noise", "shard_variance_noise", "running_mean_gap",
+               "running_variance_gap", "initial_weight", "dead", "gain_median", "gain_p99",
+               "group_gradient_median", "group_gradient_p99"],
     "noise_law": ["layer", "m", "draws", "mean_noise", "mean_noise_theory", "variance_noise",
                   "variance_noise_theory"],
     "noise_scale": ["step", "small_batch", "big_batch", "small_norm2", "big_norm2",
@@ -78,6 +79,7 @@ class Cell:
     trials: list[Trial]
     tuning: dict | None = None
     planned: int | None = None  # None: as many as there are
+    ranks: int = 1  # that a trial needs
 
     @property
     def name(self) -> str:
@@ -137,7 +139,8 @@ def _described(experiment: Experiment) -> dict:
             "axes": axes if experiment.axes is None else experiment.axes,
             "tune": tune if experiment.tune_lr else None,
             "cells": [{"cell": cell.name,
-                       "trials": len(cell.trials) if cell.planned is None else cell.planned}
+                       "trials": len(cell.trials) if cell.planned is None else cell.planned,
+                       "ranks": cell.ranks}
                       for cell in experiment.cells],
             "dropped": experiment.dropped}
 

@@ -145,8 +145,10 @@ def ledger(seed: int) -> list[dict]:
                          "mean_noise": shift * (1 + layer / 50) / 128, "mean_noise_theory": 1 / 128,
                          "variance_noise": shift * (kurtosis - 1) / 128,
                          "variance_noise_theory": (kurtosis - 1) / 128, "kurtosis": kurtosis,
-                         "shard_noise": shift / (7 + layer), "running_mean_gap":
-                         20 * layer * shift / step,
+                         "shard_noise": shift / (7 + layer),
+                         "shard_variance_noise": shift * (kurtosis - 1) / (7 + layer),
+                         "initial_weight": 0.9 ** (step / 100),
+                         "running_mean_gap": 20 * layer * shift / step,
                          "running_variance_gap": -10 * layer * shift / step,
                          "dead": 0.01 * layer * math.log10(step) + jitter(seed, 0.002),
                          "gain_median": (1 - layer / 10) * shift,

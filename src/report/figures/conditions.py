@@ -24,7 +24,7 @@ def curves_frame(results: Results) -> pd.DataFrame:
     """Measurements of experiments in which nothing but the norm varies."""
     only_norm = [name for name in results.experiments
                  if results.axes(name) and set(results.axes(name)) <= set(selection.NORM)]
-    trials = selection.finals(results)
+    trials = selection.plotted(results)
     trials = selection.varying(trials[trials["experiment"].isin(only_norm)], "arm", 2)
     without = trials.loc[trials["arm"] == "none", "experiment"]
     trials = trials[trials["experiment"].isin(without)]

@@ -41,7 +41,7 @@ def _costs(trials: pd.DataFrame) -> pd.DataFrame:
 
 def _cost_trials(results: Results) -> pd.DataFrame:
     """Of the experiment named cost, or else the one with the most batch sizes."""
-    trials = selection.varying(selection.finals(results, "train.batch"), "B", 2)
+    trials = selection.varying(selection.plotted(results, "train.batch"), "B", 2)
     if trials.empty or "cost.step_s" not in trials:
         return trials.iloc[:0]
     sizes = trials.groupby("experiment")["B"].nunique()
@@ -50,7 +50,7 @@ def _cost_trials(results: Results) -> pd.DataFrame:
 
 def _on_several_ranks(results: Results) -> pd.DataFrame:
     """Trials that differ by the number of ranks; if none do, those that show the cost."""
-    trials = selection.varying(selection.finals(results, "study.ranks"), "ranks", 2)
+    trials = selection.varying(selection.plotted(results, "study.ranks"), "ranks", 2)
     if trials.empty or "cost.step_s" not in trials:
         trials = _cost_trials(results)
     return trials

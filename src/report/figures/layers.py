@@ -28,16 +28,20 @@ class Quantity:
     at: float | None = None  # what it should be
 
 
-VARIANCE = Axis("Var(μ) / σ²", log=10)
+OF_MEANS, OF_VARIANCES = Axis("Var(μ) / σ²", log=10), Axis("Var(σ²) / σ⁴", log=10)
 COURSES = [
-    Quantity("noise of the batch mean", VARIANCE, (("mean_noise", ""),), "mean_noise_theory"),
-    Quantity("noise of the batch variance", Axis("Var(σ²) / σ⁴", log=10),
-             (("variance_noise", ""),), "variance_noise_theory"),
-    Quantity("variance between the means of shards", VARIANCE, (("shard_noise", ""),)),
+    Quantity("noise of the batch mean", OF_MEANS, (("mean_noise", ""),), "mean_noise_theory"),
+    Quantity("noise of the batch variance", OF_VARIANCES, (("variance_noise", ""),),
+             "variance_noise_theory"),
+    Quantity("variance between the means of shards", OF_MEANS, (("shard_noise", ""),)),
+    Quantity("variance between the variances of shards", OF_VARIANCES,
+             (("shard_variance_noise", ""),)),
     Quantity("running mean against the population's", Axis("|μ_running − μ| / σ", log=10),
              (("running_mean_gap", ""),)),
     Quantity("running variance against the population's", Axis("log(σ²_running / σ²)"),
              (("running_variance_gap", ""),), at=0.0),
+    Quantity("weight of the first values in the running statistics", Axis("weight", percent=True),
+             (("initial_weight", ""),)),
     Quantity("dead units", Axis("share of units", percent=True), (("dead", ""),)),
     Quantity("effective learning rate of the weights before the layer",
              Axis("η / ‖w‖²", log=10), (("effective_lr", ""),)),
@@ -45,14 +49,15 @@ COURSES = [
              (("gain_median", "median"), ("gain_p99", "99 %")), at=1.0),
 ]
 COLUMNS = ["step", "layer", "m", "mean_noise", "mean_noise_theory", "variance_noise",
-           "variance_noise_theory", "kurtosis", "shard_noise", "running_mean_gap",
-           "running_variance_gap", "dead", "effective_lr", "gain_median", "gain_p99"]
+           "variance_noise_theory", "kurtosis", "shard_noise", "shard_variance_noise",
+           "running_mean_gap", "running_variance_gap", "initial_weight", "dead", "effective_lr",
+           "gain_median", "gain_p99"]
 
 
 def layers_frame(results: Results) -> pd.DataFrame:
     """Norm layers of networks measured at three steps or more. A layer's effective learning rate
     is that of the linear layer before it."""
-    trials = selection.finals(results)[selection.TRIAL]
+    trials = selection.plotted(results)[selection.TRIAL]
     rows = results.layers.merge(trials, on="id")
     rows = rows[rows.groupby("id")["step"].transform("nunique") >= FEWEST]
     if rows.empty:
@@ -114,10 +119,11 @@ KINDS = {
     "layers": Kind(
         "fig-layers", "Inside the norm layers over training",
         "For each norm layer, by its place in the network: the noise of its batch statistics "
-        "beside theory (dashed), how far running statistics are from the population's, units that are "
-        "always 0, the learning rate over the squared norm of the weights before it, and by how "
-        "much its backward pass scales squared gradients. Thin lines are seeds, thick ones their "
-        f"median; of deep networks {SHOWN} layers are drawn.",
+        "beside theory (dashed), how far running statistics are from the population's and how much "
+        "of their first values is left, units that are always 0, the learning rate over the "
+        "squared norm of the weights before it, and by how much its backward pass scales squared "
+        "gradients. Thin lines are seeds, thick ones their median; of deep networks "
+        f"{SHOWN} layers are drawn.",
         "layers measured at three or more evaluations (measure.layers = full)", layers_frame,
         layers_plots, most=2 * len(COURSES)),
 }

@@ -21,7 +21,7 @@ SMOOTHED = 5  # evaluations over which the noise scale's two parts are averaged,
 
 def error_m_frame(results: Results) -> pd.DataFrame:
     """One row per trial and way of evaluating; the other norms at the same B have M = 0."""
-    trials = selection.finals(results, "norm.batch", "train.batch")
+    trials = selection.plotted(results, "norm.batch", "train.batch")
     normed = trials[trials["M"] > 0]
     normed = normed[normed.groupby(["experiment", "facet", "B"])["M"].transform("nunique") >= 3]
     same_b = normed[["experiment", "facet", "B"]].drop_duplicates()
@@ -53,7 +53,7 @@ def error_m_plots(frame: pd.DataFrame) -> Plots:
 
 def heatmap_frame(results: Results) -> pd.DataFrame:
     """Median validation error of each (B, M), where both vary and some B has three or more M."""
-    trials = selection.finals(results, "train.batch", "norm.batch")
+    trials = selection.plotted(results, "train.batch", "norm.batch")
     trials = trials[trials["M"] > 0]
     trials = selection.varying(selection.varying(trials, "B", 2), "M", 2)
     sizes = trials.groupby(["experiment", "facet", "B"])["M"].transform("nunique")
@@ -86,7 +86,7 @@ def heatmap_plots(frame: pd.DataFrame) -> Plots:
 
 
 def noise_law_frame(results: Results) -> pd.DataFrame:
-    trials = selection.finals(results)[selection.TRIAL]
+    trials = selection.plotted(results)[selection.TRIAL]
     return results.noise_law.merge(trials, on="id").sort_values(["layer", "m"], kind="stable",
                                                                 ignore_index=True)
 
@@ -111,7 +111,7 @@ def noise_law_plots(frame: pd.DataFrame) -> Plots:
 
 def evaluation_frame(results: Results) -> pd.DataFrame:
     """Full evaluations of networks with batch norm that were evaluated so at least three times."""
-    trials = selection.finals(results)
+    trials = selection.plotted(results)
     rows = results.measurements.merge(trials[trials["M"] > 0][selection.TRIAL], on="id",
                                       suffixes=("", "_trial"))
     rows = rows[rows["val_recomputed_accuracy"].notna()]
@@ -135,7 +135,7 @@ def evaluation_plots(frame: pd.DataFrame) -> Plots:
 
 def noise_scale_frame(results: Results) -> pd.DataFrame:
     """B_simple = S / G², each averaged over neighbouring evaluations first."""
-    trials = selection.finals(results)[selection.TRIAL]
+    trials = selection.plotted(results)[selection.TRIAL]
     rows = results.noise_scale.merge(trials, on="id").sort_values(["id", "step"], kind="stable")
     for column in ("noise", "gradient_norm2"):
         rows[f"smooth_{column}"] = rows.groupby("id")[column].transform(
@@ -155,7 +155,7 @@ def noise_scale_plots(frame: pd.DataFrame) -> Plots:
 
 def units_frame(results: Results) -> pd.DataFrame:
     """The lowest seed of each cell."""
-    trials = selection.finals(results)[selection.TRIAL]
+    trials = selection.plotted(results)[selection.TRIAL]
     rows = results.units.merge(trials, on="id")
     return rows[rows["seed"] == rows.groupby(["experiment", "cell"])["seed"].transform("min")]
 

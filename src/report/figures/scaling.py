@@ -25,7 +25,7 @@ TARGET = [*selection.TRIAL, "error", "reached", "steps", "steps_budget", "sample
 def targets_frame(results: Results) -> pd.DataFrame:
     """Targets of final trials, where at least three batch sizes were run at rates of their own:
     with one rate for all, the rate would be compared and not the batch size."""
-    trials = selection.varying(selection.finals(results, "train.batch"), "B", 3)
+    trials = selection.varying(selection.plotted(results, "train.batch"), "B", 3)
     trials = trials[trials["experiment"].isin(results.tuning["experiment"])]
     targets = results.targets.merge(trials[["id", "facet"]], on="id")
     return targets.reindex(columns=TARGET).sort_values(["experiment", "arm", "B", "seed"],
@@ -118,8 +118,8 @@ def _draw_hyperbola(figure: go.Figure, rows: pd.DataFrame, name: str,
 def rates_frame(results: Results) -> pd.DataFrame:
     """All tuning curves, with the facet of their cell's trials and, in `series`, all its axes.
     `fresh`: the criterion on the final trials' seeds, where the rate ran on them."""
-    cells = selection.finals(results, "train.batch", stage="tune")
-    cells = cells.assign(series=selection.finals(results, stage="tune")["facet"])
+    cells = selection.plotted(results, "train.batch", stage="tune")
+    cells = cells.assign(series=selection.plotted(results, stage="tune")["facet"])
     cells = cells[["experiment", "cell", "facet", "series"]].drop_duplicates(["experiment", "cell"])
     frame = results.tuning.merge(cells, on=["experiment", "cell"])
     fresh = fresh_values(results)
@@ -166,7 +166,8 @@ def curves_plots(frame: pd.DataFrame) -> Plots:
             _draw_fresh(figure, fresh[fresh["series"] == name], name, style)
         if len(fresh):
             figure.add_trace(go.Scatter(
-                x=[None], y=[None], mode="markers", name="fresh seeds", marker=_cross(drawing.GREY)))
+                x=[None], y=[None], mode="markers", name="fresh seeds",
+                marker=_cross(drawing.GREY)))
         chosen = medians[medians["chosen"].astype(bool)]
         figure.add_trace(go.Scatter(
             x=chosen["x"], y=chosen["y"], mode="markers", name="chosen", hoverinfo="skip",
@@ -248,7 +249,8 @@ KINDS = {
         "Each point is a seed that reached the target; larger batches lie further left. Lines are "
         "(S/S_min − 1)(E/E_min − 1) = 1, fitted to the medians: B_crit = E_min/S_min is where "
         "larger batches begin to cost more samples than they save steps.",
-        "a target reached, at three or more batch sizes with tuned rates", hyperbola_frame, hyperbola_plots),
+        "a target reached, at three or more batch sizes with tuned rates", hyperbola_frame,
+        hyperbola_plots),
     "lr": Kind(
         "fig-lr", "Best learning rate against batch size",
         "The rate that tuning chose for each cell, against the square-root and the linear rule "
@@ -258,9 +260,9 @@ KINDS = {
     "tuning": Kind(
         "fig-tuning", "The whole of each learning-rate curve",
         "What the rates were chosen by: small points are tuning seeds, large ones medians, a ring "
-        "is the rate that was chosen (open marker: at the edge of the grid). Thin crosses are fresh "
-        "seeds: the final trials, and the neighbouring rates where the study ran them too. Rates "
-        "at which a seed diverged have fewer points.",
+        "is the rate that was chosen (open marker: at the edge of the grid). Thin crosses are "
+        "fresh seeds: the final trials, and the neighbouring rates where the study ran them too. "
+        "Rates at which a seed diverged have fewer points.",
         "a learning rate tuned by trials", rates_frame, curves_plots, most=40),
     "divergence": Kind(
         "fig-divergence", "Divergence against learning rate",

@@ -10,7 +10,7 @@ NORM = ("norm.kind", "norm.batch")
 TRIAL = ["id", "experiment", "facet", "cell", "arm", "B", "M", "lr", "edge", "seed"]
 
 
-def finals(results: Results, *x_keys: str, stage: str = "final") -> pd.DataFrame:
+def plotted(results: Results, *x_keys: str, stage: str = "final") -> pd.DataFrame:
     """Trials with a column `facet`: the values of those axes of their experiment that are neither
     x, nor paired with it, nor the norm. Trials of one facet differ by x, arm and seed alone."""
     trials = results.trials[results.trials["stage"] == stage]
@@ -43,7 +43,7 @@ def varying(frame: pd.DataFrame, column: str, fewest: int) -> pd.DataFrame:
 
 def along(results: Results, key: str, fewest: int) -> pd.DataFrame:
     """Final trials of experiments that have this key as an axis, alone or paired with others."""
-    trials = finals(results, key)
+    trials = plotted(results, key)
     moved = [name for name in results.experiments if results.axis_of(name, key)]
     return varying(trials[trials["experiment"].isin(moved)], key, fewest)
 
