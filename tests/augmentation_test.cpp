@@ -13,7 +13,8 @@
 namespace syncbn {
 namespace {
 
-constexpr int64_t kSide = 6, kPixels = kSide * kSide, kPad = Augmentation::kPad;
+constexpr int64_t kHeight = 6, kWidth = 5, kPixels = kHeight * kWidth;
+constexpr int64_t kPad = Augmentation::kPad;
 using Image = std::array<uint8_t, kPixels>;
 
 /// Pixel i holds i + 1, so that each tells where it came from and none is the padding's 0.
@@ -24,7 +25,7 @@ Image numbered() {
 }
 
 Augmentation begun(const std::string& name, uint64_t seed = 1, int64_t epoch = 0) {
-  Augmentation augmentation(name, seed, kPixels);
+  Augmentation augmentation(name, seed, kHeight, kWidth);
   augmentation.start_epoch(epoch);
   return augmentation;
 }
@@ -41,11 +42,11 @@ Image changed(const Augmentation& augmentation, int64_t place) {
 Image expected(int64_t down, int64_t right, bool mirrored) {
   const Image in = numbered();
   Image out{};
-  for (int64_t y = 0; y < kSide; ++y) {
-    for (int64_t x = 0; x < kSide; ++x) {
-      const int64_t from_y = y + down, from_x = (mirrored ? kSide - 1 - x : x) + right;
-      const bool inside = from_y >= 0 && from_y < kSide && from_x >= 0 && from_x < kSide;
-      if (inside) out[y * kSide + x] = in[from_y * kSide + from_x];
+  for (int64_t y = 0; y < kHeight; ++y) {
+    for (int64_t x = 0; x < kWidth; ++x) {
+      const int64_t from_y = y + down, from_x = (mirrored ? kWidth - 1 - x : x) + right;
+      const bool inside = from_y >= 0 && from_y < kHeight && from_x >= 0 && from_x < kWidth;
+      if (inside) out[y * kWidth + x] = in[from_y * kWidth + from_x];
     }
   }
   return out;
@@ -85,7 +86,7 @@ TEST(Augmentation, FlipsHalfOfTheCrops) {
 }
 
 TEST(Augmentation, NoneLeavesImagesAlone) {
-  const Augmentation none("none", 1, kPixels);  // needs no epoch
+  const Augmentation none("none", 1, kHeight, kWidth);  // needs no epoch
   EXPECT_FALSE(none.changes());
   EXPECT_EQ(changed(none, 3), numbered());
 }
@@ -108,10 +109,23 @@ TEST(Augmentation, IsAFunctionOfSeedEpochAndPlace) {
   }
 }
 
-TEST(Augmentation, RefusesWhatItCannotCrop) {
-  EXPECT_THROW(Augmentation("flip", 1, kPixels), Error);
-  EXPECT_THROW(Augmentation("crop", 1, kPixels + 1), Error);
-  EXPECT_THROW(changed(Augmentation("crop", 1, kPixels), 0), Error) << "no epoch has begun";
+TEST(Augmentation, AnImageSmallerThanTheShiftMayVanish) {
+  Augmentation tiny("crop-flip", 1, 1, 1);
+  tiny.start_epoch(0);
+  const uint8_t in = 7;
+  int seen = 0;
+  for (int64_t place = 0; place < 1000; ++place) {
+    uint8_t out = 99;
+    tiny(place, &in, &out);
+    ASSERT_TRUE(out == 7 || out == 0);
+    seen += out == 7 ? 1 : 0;
+  }
+  EXPECT_NEAR(seen, 40, 38) << "one place in 25";
+}
+
+TEST(Augmentation, RefusesUnknownNamesAndNoEpoch) {
+  EXPECT_THROW(Augmentation("flip", 1, kHeight, kWidth), Error);
+  EXPECT_THROW(changed(Augmentation("crop", 1, kHeight, kWidth), 0), Error);
 }
 
 }  // namespace

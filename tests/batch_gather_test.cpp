@@ -97,7 +97,7 @@ TEST_P(Gather, ConsecutiveBatchesDoNotMix) {
 TEST_P(Gather, AugmentsBySamplesPlaces) {
   const std::vector<int64_t> samples = {3, 0, 66, 3, 41};
   constexpr int64_t kPlace = 40;
-  Augmentation augmentation("crop-flip", 1, kPixels);
+  Augmentation augmentation("crop-flip", 1, 28, 28);
   augmentation.start_epoch(0);
   Split by_hand = split_;  // row i is sample i as it is to be changed
   by_hand.images = split_.images.clone();

@@ -31,7 +31,7 @@ Dataset make_data(int64_t n) {
   }
   Dataset data;
   data.name = "central";
-  data.train = {images, labels, {}};
+  data.train = {images, labels, images.size(1), {}};
   for (int64_t i = 0; i < n; ++i) data.train.rows.push_back(i);
   data.validation = data.train;
   return data;

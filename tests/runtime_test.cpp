@@ -105,6 +105,12 @@ TEST(WatchdogJob, BeatsKeepASlowJobAlive) {
   EXPECT_GT(job.seconds_left, 2 * 1.5);
 }
 
+TEST(WatchdogJob, APauseHoldsItForAsLongAsItLasts) {
+  EXPECT_EQ(run_job(1, "runtime_probe paused").code, 0);
+  const JobResult stuck = run_job(1, "runtime_probe stuck_after_a_pause");
+  EXPECT_EQ(stuck.code, 124) << stuck.output;
+}
+
 TEST(WatchdogJob, ALimitOfZeroSwitchesItOff) {
   const JobResult job = run_job(1, "runtime_probe off");
   EXPECT_EQ(job.code, 0) << job.output;

@@ -170,6 +170,8 @@ TEST(StudyFile, RefusesWithTheLine) {
                  {"tune.seeds", "other seeds", "1 .. 3"});
   expect_refused(experiment + "study.stop = never\n", bad, {"study.stop", "'never'", "plateau"});
   expect_refused(experiment + "measure.targets = 3\n", bad, {"measure.targets", "(0, 1)"});
+  expect_refused(experiment + "measure.targets = 0.02 | 0.03\n", bad,
+                 {"measure.targets", "falling"});
   expect_refused(experiment + "measure.noise_scale = 1\n", bad, {"measure.noise_scale", "2 batch"});
   expect_refused(experiment +
                      "tune.lr = 0.1\ntune.criterion = steps_to_target\n"

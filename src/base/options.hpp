@@ -118,7 +118,7 @@ void for_each_option(O& o, F&& f) {
     "binary (1 where x/255 > 0.5, else 0)");
   f("data.augment", o.data.augment,
     "what is trained on: none (the images as they are) | crop (moved by up to 2 pixels) | "
-    "crop-flip (and every other one mirrored)");
+    "crop-flip (and mirrored with probability 1/2)");
   f("data.validation", o.data.validation,
     "what is validated on: test, or a fraction of the training set (chosen by the seed)");
   f("model.hidden", o.model.hidden, "sizes of the hidden layers, with commas");

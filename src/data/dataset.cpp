@@ -150,13 +150,15 @@ Arrays make_synthetic(uint64_t seed) {
 /// What all ranks must agree on before the data is mapped: one line per array, in the order of
 /// kFiles.
 struct Manifest {
-  std::array<std::string, 4> digests;  // SHA-256
-  std::array<int64_t, 4> samples{}, bytes_per_sample{};
+  std::array<std::string, 4> digests;                             // SHA-256
+  std::array<int64_t, 4> samples{}, bytes_per_sample{}, width{};  // of labels: no width
 
   explicit Manifest(const std::string& text) {
     std::istringstream in(text);
     std::string file;
-    for (size_t f = 0; f < 4; ++f) in >> file >> digests[f] >> samples[f] >> bytes_per_sample[f];
+    for (size_t f = 0; f < 4; ++f) {
+      in >> file >> digests[f] >> samples[f] >> bytes_per_sample[f] >> width[f];
+    }
     SYNCBN_CHECK(!in.fail(), "The manifest of the data is '", text, "'.");
   }
   static std::string write(const Arrays& arrays) {
@@ -164,7 +166,7 @@ struct Manifest {
     for (size_t f = 0; f < 4; ++f) {
       const auto samples = static_cast<size_t>(arrays[f].sizes[0]);
       text += concat(kFiles[f], " ", idx_digest(arrays[f]), " ", samples, " ",
-                     arrays[f].bytes.size() / samples, "\n");
+                     arrays[f].bytes.size() / samples, " ", arrays[f].sizes.back(), "\n");
     }
     return text;
   }
@@ -183,7 +185,8 @@ Manifest load_arrays(Runtime& runtime, const Options& options, Arrays& arrays) {
   });
   const std::string first = runtime.world()->gather_text(mine).front();  // rank 0 leads its node
   if (!leader) mine = first;
-  agree_same(*runtime.world(), mine, "the data set (file, SHA-256, samples, bytes of each)");
+  agree_same(*runtime.world(), mine,
+             "the data set (file, SHA-256, samples, bytes and width of each)");
   return Manifest(mine);
 }
 
@@ -203,6 +206,7 @@ Split share_split(Runtime& runtime, const Manifest& manifest, const Arrays& arra
   Split split;
   split.images = shared_tensor(runtime, {n, manifest.bytes_per_sample[images]}, at::kByte);
   split.labels = shared_tensor(runtime, {n}, at::kLong);
+  split.width = manifest.width[images];
   if (runtime.local_rank() == 0) {
     std::copy(arrays[images].bytes.begin(), arrays[images].bytes.end(),
               split.images.data_ptr<uint8_t>());
@@ -238,7 +242,7 @@ Split take_fraction(const Options& options, double fraction, Split& train) {
   }
   const auto order =
       RandomStream(seed_of(options, Stream::kSplit), Stream::kSplit, 0).permutation(n);
-  Split validation{train.images, train.labels, {}};
+  Split validation{train.images, train.labels, train.width, {}};
   std::vector<bool> chosen(static_cast<size_t>(n));
   for (int64_t i = 0; i < taken; ++i)
     chosen[static_cast<size_t>(order[static_cast<size_t>(i)])] = true;

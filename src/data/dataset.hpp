@@ -21,9 +21,11 @@ constexpr int64_t kClasses = 10;
 struct Split {
   at::Tensor images;  ///< (stored, pixels) uint8, CPU, read-only, shared by the node's ranks
   at::Tensor labels;  ///< (stored) int64, CPU, each in [0, kClasses)
+  int64_t width = 0;  ///< pixels of an image's row
   std::vector<int64_t> rows;  ///< this split's storage rows
   int64_t size() const { return static_cast<int64_t>(rows.size()); }
   int64_t pixels() const { return images.size(1); }
+  int64_t height() const { return width > 0 ? pixels() / width : 0; }
 };
 
 struct Dataset {
@@ -64,7 +66,8 @@ struct PixelScale {
 /// test recomputes them).
 PixelScale pixel_scale(const std::string& name);
 
-/// Copies batches out of a split, scaling as it goes: one pass, no allocation after construction.
+/// Copies batches out of a split, scaling as it goes: one pass, no tensor allocated after
+/// construction.
 class BatchGather {
  public:
   /// At most `capacity` rows a call. dtype: float32 or float64. On CUDA rows travel as uint8

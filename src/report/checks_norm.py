@@ -37,7 +37,7 @@ def s5(results: Results) -> Verdict:
         "At B = 128: M = 2 worse than M = 32 by at least 1 point, M = 4 worse, M = 32 and 128 "
         "within 0.2 points; layer norm flat; gradients below the last batch norm at M = 2 at "
         "most 1 % of those at M = 32 in the median, with a heavy tail; training error monotone in "
-        "1/M. With ReLU and with sigmoid.", parts, figure="fig-error-m",
+        "1/M." + (" With ReLU and with sigmoid." if len(sigmoid) else ""), parts, figure="fig-error-m",
         experiment="m_sweep, m_sweep_sigmoid", unit="pt", flags=flags(frame) + flags(sigmoid))
 
 

@@ -167,21 +167,21 @@ def s11(results: Results) -> Verdict:
         parts, noted = [missing("needs finished trials of 'b_by_m' and 'lr_rule'")], []
     else:
         tuned = tuned[tuned["arm"] == "BN M=B"]
-        parts, noted = _rules(tuned, ruled), flags(tuned)
+        rates = tuned.loc[tuned["B"] == REFERENCE_BATCH, "lr"].unique()
+        # train.lr is what the rule scales; the rate itself is then another.
+        ruled = ruled[np.isclose(pd.to_numeric(ruled["train.lr"]), rates[0], rtol=1e-3)
+                      if len(rates) == 1 else []]
+        parts, noted = _rules(tuned, ruled, rates), flags(tuned) + flags(ruled)
     return judge(
         CHECK_WORDS, "S11", "Rules for the learning rate",
         "With linear scaling and warm-up from B = 128 accuracy stays within 0.2 points of the "
-        "tuned one up to some batch B*, and fails beyond it; the square-root rule likewise.", parts, figure="fig-lr",
-        experiment="b_by_m, lr_rule", unit="pt", flags=noted)
+        "tuned one up to some batch B*, and fails beyond it; the square-root rule likewise.",
+        parts, figure="fig-lr", experiment="b_by_m, lr_rule", unit="pt", flags=noted)
 
 
-def _rules(tuned: pd.DataFrame, ruled: pd.DataFrame) -> list[Part]:
-    rates = tuned.loc[tuned["B"] == REFERENCE_BATCH, "lr"].unique()
+def _rules(tuned: pd.DataFrame, ruled: pd.DataFrame, rates: np.ndarray) -> list[Part]:
     if len(rates) != 1:
         return [missing(f"needs a rate tuned at B = {REFERENCE_BATCH}")]
-    # train.lr is what the rule scales; the rate itself is then another.
-    near = np.isclose(pd.to_numeric(ruled["train.lr"]), rates[0], rtol=1e-3)
-    ruled = ruled[near]
     if ruled.empty:
         return [missing(f"'lr_rule' has no cell of the tuned rate {number(float(rates[0]))}")]
     return [_rule(tuned, ruled, rule) for rule in ("linear", "sqrt")]
@@ -198,12 +198,14 @@ def _rule(tuned: pd.DataFrame, ruled: pd.DataFrame, rule: str) -> Part:
         lost = (trials["status"] == "DIVERGED").all()
         best, found = accuracy(tuned[tuned["B"] == b]), accuracy(trials)
         loss = difference(best, found)
-        losses[b] = best - found.reindex(best.index, fill_value=-math.inf)
+        diverged = set(trials.loc[trials["status"] == "DIVERGED", "seed"]) & set(best.index)
+        losses[b] = pd.concat([(best - found).dropna(), pd.Series(math.inf, sorted(diverged))])
         first = first or (None if lost else loss)
         told.append(f"B = {b:,}: " + ("diverged" if lost else show(loss, "pt", sign=True)))
         if lost or (loss.low is not None and loss.low > RULE_LOSS):
             bad = bad or b
-        elif loss.high is not None and loss.high <= RULE_LOSS and bad is None:
+        elif (loss.high is not None and loss.high <= RULE_LOSS and bad is None
+              and not diverged):
             good = b
     text = f"{rule}, tuned minus rule: " + ", ".join(told)
     if not sizes:

@@ -13,10 +13,10 @@ namespace {
 
 // Keys that say where and how a trial runs, and not what it finds.
 bool decides_nothing(const std::string& key) {
-  static const std::set<std::string> keys = {
-      "data.dir",    "run.out",     "run.seed",    "run.device", "run.backend",
-      "run.threads", "run.timeout", "study.title", "study.out",  "run.check_steps"};
-  return keys.count(key) != 0 || key.find("checkpoint") != std::string::npos;
+  static const std::set<std::string> keys = {"data.dir",    "run.device",  "run.backend",
+                                             "run.threads", "run.timeout", "study.title",
+                                             "study.out"};
+  return keys.count(key) != 0;
 }
 
 std::string reason_to_drop(const Cell& cell, DataSets& data) {
@@ -44,7 +44,7 @@ void shuffle(std::vector<int64_t>& rows, uint64_t index) {
 // Lower is better; what diverged or was not reached is infinite.
 double badness(const Outcome& outcome, const std::string& criterion) {
   if (outcome.diverged) return INFINITY;
-  if (criterion == "val_loss") return outcome.val_loss;
+  if (criterion == "val_loss") return std::isfinite(outcome.val_loss) ? outcome.val_loss : INFINITY;
   if (criterion == "val_accuracy") return -outcome.val_accuracy;
   return outcome.first_target_steps ? static_cast<double>(*outcome.first_target_steps) : INFINITY;
 }

@@ -37,7 +37,9 @@ Json experiment_json(const Plan& plan, const Experiment& experiment) {
   }
   for (const Cell& cell : plan.cells) {
     if (cell.experiment != experiment.name) continue;
-    cells.push_back({{"cell", cell.name}, {"trials", planned_trials(cell.options)}});
+    cells.push_back({{"cell", cell.name},
+                     {"trials", planned_trials(cell.options)},
+                     {"ranks", cell.options.study.ranks}});
   }
   for (const Dropped& cell : plan.dropped) {
     if (cell.experiment != experiment.name) continue;

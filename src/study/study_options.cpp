@@ -164,6 +164,9 @@ void validate(const StudyOptions& study) {
   for (const double target : targets) {
     if (target <= 0 || target >= 1) refuse("measure.targets", "errors in (0, 1)", study.targets);
   }
+  if (!std::is_sorted(targets.rbegin(), targets.rend())) {
+    refuse("measure.targets", "falling errors, the first to be reached first", study.targets);
+  }
   for (const int64_t m : parse_integers("measure.noise_law", study.noise_law)) {
     if (m < 2) refuse("measure.noise_law", "numbers of samples from 2 on", study.noise_law);
   }

@@ -104,7 +104,7 @@ Trainer::Trainer(CommPtr comm, const Options& options, const Dataset& data, at::
       test_gather_(data.test, pixel_scale(options.data.scale), capacity_, dtype_of(options),
                    device),
       augmentation_(options.data.augment, seed_of(options, Stream::kAugmentation),
-                    data.train.pixels()),
+                    data.train.height(), data.train.width),
       marks_{DeviceMark(device), DeviceMark(device)},
       labels_(at::zeros({capacity_}, at::TensorOptions(at::kLong).device(device))),
       totals_(

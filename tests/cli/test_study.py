@@ -1,15 +1,17 @@
 """syncbn-study from outside: what a study leaves, how it goes on after a kill, what it refuses."""
 
+import collections
 import csv
 import json
 import os
 import random
+import re
 import signal
 import time
 
 import pytest
 
-from support import study, trainer
+from support import idx, study, trainer
 
 BUSY = 0.85  # share of the ranks' time that goes into trials
 
@@ -190,14 +192,22 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
     assert "20 trials in 0:0" in result.stderr and "on 2 ranks" in result.stderr
 
 
-def test_each_shipped_study_has_a_plan():
+def test_each_shipped_study_has_the_plan_that_its_head_states(tmp_path):
+    data = idx.write_large(tmp_path, train=60_000, test=10_000)  # as many as MNIST has
     files = sorted((trainer.ROOT / "configs/studies").glob("*.ini"))
     assert files
     for path in files:
-        result = study.run(path, "unused", "--dry-run", "--data.name", "synthetic",
-                           "--study.impossible", "drop", "--data.limit", "0",
-                           "--train.max_steps", "1")
+        result = study.run(path, "unused", "--dry-run", "--study.impossible", "drop",
+                           "--train.max_steps", "1", "--data.dir", data, ranks=1)
         assert result.code == 0, (path, result.stderr)
+        waiting = collections.Counter(re.findall(r"waiting: (\w+)/", result.stderr))
+        planned = {}
+        for name, cells, trials in re.findall(r"^  (\w+) +(\d+) +(\d+) +\d+ ", result.stderr, re.M):
+            whole = int(cells) + waiting[name]
+            planned[name] = whole, int(trials) * whole // int(cells)
+        stated = re.findall(r"^#   (\w+) +(\d+) +([\d,]+) +[\d,]+$", path.read_text(), re.M)
+        assert planned == {name: (int(cells), int(trials.replace(",", "")))
+                           for name, cells, trials in stated}, path
 
 
 # ---- what is refused ----

@@ -32,6 +32,12 @@ void work_slowly(Watchdog& watchdog) {
   }
 }
 
+/// Silent for two limits of time, but for a pause.
+void wait_for_others(Watchdog& watchdog) {
+  const Watchdog::Pause pause(watchdog);
+  std::this_thread::sleep_for(std::chrono::duration<double>(2 * kWatchdogS));
+}
+
 /// Works on until every rank has heard of the signal that rank 0 sends to their common mpiexec.
 int work_until_stopped(Runtime& runtime) {
   for (int step = 0; runtime.rank() == 0 && step < 2; ++step) {
@@ -75,6 +81,10 @@ int probe(Runtime& runtime, const std::string& way) {
     if (way == "slow") work_slowly(watchdog);
     if (way == "off") std::this_thread::sleep_for(std::chrono::duration<double>(2 * kWatchdogS));
     return 0;
+  }
+  if (way == "paused" || way == "stuck_after_a_pause") {
+    wait_for_others(watchdog);
+    if (way == "paused") return 0;
   }
   if (way == "stuck") {
     watchdog.beat("forward", 17);
