@@ -38,6 +38,7 @@ class VerdictRow:
     rank: int  # by which the tally is ordered
     effects: list[str]  # with their intervals
     figure: str  # title of its figure, "" if that is not drawn
+    asked: bool  # an experiment that it reads is planned
 
 
 def write(results: Results, verdicts: Sequence, folder: Path) -> Path:
@@ -59,7 +60,7 @@ def write(results: Results, verdicts: Sequence, folder: Path) -> Path:
         titles[BATCH_TABLE] = "Batch sizes"
     if published := tables.published_table(results):
         titles[PUBLISHED] = "Published numbers"
-    rows = [_verdict_row(verdict, titles) for verdict in verdicts]
+    rows = [_verdict_row(verdict, titles, set(results.experiments)) for verdict in verdicts]
     environment = _environment()
     plotly_js = plotly.offline.get_plotlyjs()
     draw_js = environment.loader.get_source(environment, "draw.js")[0]
@@ -67,7 +68,7 @@ def write(results: Results, verdicts: Sequence, folder: Path) -> Path:
         results=results, summary=_summary(results), title=_title(results),
         claims=[row for row in rows if not row.verdict.id.startswith("S")],
         checks=[row for row in rows if row.verdict.id.startswith("S")],
-        undecided=[row.verdict for row in rows if row.look == "open"],
+        undecided=[row.verdict for row in rows if row.look == "open" and row.asked],
         figures=[(figure, _specs(figure)) for figure in drawn], absent=absent,
         batch_tables=batch_tables, batch_table_id=BATCH_TABLE,
         gap_tables=gap_tables, gap_table_id=GAP_TABLE,
@@ -142,13 +143,14 @@ def _duration(seconds: float) -> str:
     return f"{seconds:.0f} seconds"
 
 
-def _verdict_row(verdict, titles: dict[str, str]) -> VerdictRow:
+def _verdict_row(verdict, titles: dict[str, str], planned: set[str]) -> VerdictRow:
     symbol, look = WORDS.get(verdict.verdict, ("?", "open"))
     effects = [effect for effect in verdict.effect.split("; ") if effect]
     if effects and "[" not in verdict.effect and None not in (verdict.low, verdict.high):
         effects[0] += f" [{_end(verdict.low)}, {_end(verdict.high)}]"
     return VerdictRow(verdict, symbol, look, RANKS.index(look), effects,
-                      titles.get(verdict.figure, ""))
+                      titles.get(verdict.figure, ""),
+                      not verdict.experiment or bool(planned & set(verdict.experiment.split(", "))))
 
 
 def _end(value: float) -> str:

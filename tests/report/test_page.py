@@ -29,7 +29,9 @@ VERDICTS = [
     Verdict("C2", "Higher rates", "Batch norm bears higher rates.", "refuted", "1.1 times [1, 1.2]",
             1.0, 1.2, "times", 10, "the interval holds 1", "fig-divergence"),
     Verdict("S5", "Small groups", "M = 2 is worse.", "undecided", "",
-            reason="no trial has M = 2", figure="fig-nothing"),
+            reason="no trial has M = 2", figure="fig-nothing", experiment="m_sweep, elsewhere"),
+    Verdict("S1", "The paper's net", "It is faster.", "undecided", "", reason="no finished trials",
+            figure="fig-units", experiment="elsewhere"),
 ]
 
 
@@ -73,6 +75,14 @@ def path(tmp_path_factory):
 @pytest.fixture(scope="module")
 def desktop(browser, path):
     return Opened(browser, path, 1280)
+
+
+def test_what_the_studies_do_not_ask_is_folded_away(desktop):
+    folded = desktop.tab.locator("details.others")
+    assert folded.count() == 1 and folded.locator("summary").inner_text() == "Not asked here: S1"
+    assert not desktop.tab.locator("#verdict-S1").is_visible()
+    assert desktop.tab.locator("#verdict-S5").is_visible(), "one of its experiments is there"
+    assert "S1" not in desktop.tab.locator("#undecided + ul").inner_text()
 
 
 def test_it_opens_without_a_fault_and_every_figure_is_drawn(desktop):

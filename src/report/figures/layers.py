@@ -102,6 +102,8 @@ def _course(quantity: Quantity, rows: pd.DataFrame) -> go.Figure:
         for i, (_, of_layer) in enumerate(rows.groupby("layer")):
             line = of_layer.groupby("step")[quantity.theory].median()
             drawing.guide(figure, list(line.index), list(line), "theory", in_legend=i == 0)
+    if quantity.axis.percent:
+        figure.update_yaxes(rangemode="nonnegative")  # shares, which may all be 0
     if quantity.at is not None:
         drawing.guide(figure, [float(rows["step"].min()), float(rows["step"].max())],
                       [quantity.at] * 2, f"{quantity.at:g}", in_legend=False)
