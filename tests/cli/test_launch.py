@@ -15,10 +15,13 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
+# Rank 0 has its say and ends the job; the first rank to end with a code would have the others killed.
 PROBE_TRAINER = """#!/bin/bash
 if [[ ${OMPI_COMM_WORLD_RANK:-0} == 0 ]]; then
   echo "ranks=$OMPI_COMM_WORLD_SIZE threads=$OMP_NUM_THREADS args=$*"
   cat
+else
+  sleep 60
 fi
 exit 75
 """
