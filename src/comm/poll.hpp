@@ -5,6 +5,7 @@
 #include <string>
 #include <thread>
 
+#include "base/clock.hpp"
 #include "base/error.hpp"
 
 namespace syncbn {
@@ -14,11 +15,10 @@ namespace syncbn {
 /// least once.
 template <class Done>
 void poll_until(Done&& done, double limit_s, const std::string& what) {
-  using Clock = std::chrono::steady_clock;
   constexpr auto kPause = std::chrono::microseconds(50);
   const auto start = Clock::now();
   while (!done()) {
-    const double waited = std::chrono::duration<double>(Clock::now() - start).count();
+    const double waited = seconds_since(start);
     if (limit_s > 0 && waited >= limit_s) {
       throw Error(concat(what, " was not done within ", limit_s,
                          " s: another rank has failed or never got here."),

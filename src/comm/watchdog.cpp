@@ -6,6 +6,7 @@
 #include <chrono>
 #include <utility>
 
+#include "base/clock.hpp"
 #include "base/error.hpp"
 
 namespace syncbn {
@@ -31,7 +32,6 @@ void Watchdog::beat(const char* phase, int64_t step) noexcept {
 }
 
 void Watchdog::watch() {
-  using Clock = std::chrono::steady_clock;
   const std::chrono::duration<double> limit(limit_s_);
   const auto look_again = std::min(limit / 8, std::chrono::duration<double>(1));
   uint64_t seen = beats_.load(std::memory_order_relaxed);

@@ -2,9 +2,9 @@
 
 #include <ATen/ATen.h>
 
-#include <chrono>
 #include <utility>
 
+#include "base/clock.hpp"
 #include "nn/layer_norm.hpp"
 #include "nn/norm_kernels.hpp"
 #include "nn/shard_gradients.hpp"
@@ -14,11 +14,10 @@ namespace {
 
 // Runs the exchange and adds what it takes to the step's costs.
 void timed(const StepContext& context, TreeExchange& exchange) {
-  using Clock = std::chrono::steady_clock;
   const auto start = Clock::now();
   exchange.run();
   if (context.times != nullptr) {
-    context.times->norm_comm += std::chrono::duration<double>(Clock::now() - start).count();
+    context.times->norm_comm += seconds_since(start);
     context.times->norm_traffic += exchange.traffic();
   }
 }

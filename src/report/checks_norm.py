@@ -1,18 +1,18 @@
 """Checks of the noise of the statistics and of what batch norm does: S5 … S8, S12, S13."""
 
 import math
-from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 from report.evidence import (TEST, accuracy, by_seed, compare, depth, difference, finals, flags,
-                             of_trials, per_seed, quotient, ratio, refuse_unknown_axes, settings)
+                             of_arm, of_trials, per_seed, quotient, ratio, refuse_unknown_axes,
+                             settings)
 from report.expectations import TUNED_ON, VALIDATION, AtLeast, expects
 from report.results import Results
 from report.statistics import Estimate, half_divergence, holm, line, mean_interval, power_law
 from report.verdicts import (CHECK_WORDS, FAILS, HOLDS, OPEN, Part, Verdict, at_least, judge,
-                             missing, more_than, number, show, within)
+                             labelled, missing, more_than, number, show, within)
 
 ENOUGH = (1000, 10_000)  # samples that recomputed statistics should need
 
@@ -27,9 +27,7 @@ def s5(results: Results) -> Verdict:
     frame, sigmoid = finals(results, "m_sweep"), finals(results, "m_sweep_sigmoid")
     parts = _damage(results, frame) if len(frame) else [missing("no finished trials of 'm_sweep'")]
     if len(sigmoid):
-        parts += [replace(part, text=f"sigmoid net, {part.text}",
-                          reason=part.reason and f"sigmoid net, {part.reason}")
-                  for part in _damage(results, sigmoid)]
+        parts += labelled(_damage(results, sigmoid), "sigmoid net, ")
     else:
         parts.append(Part(HOLDS, "of the ReLU net alone, without 'm_sweep_sigmoid'"))
     return judge(
@@ -37,8 +35,9 @@ def s5(results: Results) -> Verdict:
         "At B = 128: M = 2 worse than M = 32 by at least 1 point, M = 4 worse, M = 32 and 128 "
         "within 0.2 points; layer norm flat; gradients below the last batch norm at M = 2 at "
         "most 1 % of those at M = 32 in the median, with a heavy tail; training error monotone in "
-        "1/M." + (" With ReLU and with sigmoid." if len(sigmoid) else ""), parts, figure="fig-error-m",
-        experiment="m_sweep, m_sweep_sigmoid", unit="pt", flags=flags(frame) + flags(sigmoid))
+        "1/M." + (" With ReLU and with sigmoid." if len(sigmoid) else ""), parts,
+        figure="fig-error-m", experiment="m_sweep, m_sweep_sigmoid", unit="pt",
+        flags=flags(frame) + flags(sigmoid))
 
 
 def _damage(results: Results, frame: pd.DataFrame) -> list[Part]:
@@ -277,8 +276,8 @@ def s12(results: Results) -> Verdict:
         CHECK_WORDS, "S12", "Gradients in deep nets",
         "ReLU, He's weights, M = B of 128 or more: at the start the squared gradient grows per "
         "layer by a factor of 1.2 to 1.7 with batch norm, evenly (R² at least 0.95), and by 1 (0.8 "
-        "to 1.2) without; the net of 32 layers with batch norm is not better than that of 4 by more than 0.1 "
-        "points.", parts, figure="fig-depth", experiment="depth", unit="per layer",
+        "to 1.2) without; the net of 32 layers with batch norm is not better than that of 4 by "
+        "more than 0.1 points.", parts, figure="fig-depth", experiment="depth", unit="per layer",
         flags=flags(frame))
 
 
@@ -309,7 +308,7 @@ def _growth(results: Results, frame: pd.DataFrame) -> list[Part]:
 
 
 def _deepest(frame: pd.DataFrame) -> Part:
-    norm = frame[frame["arm"] == "BN M=B"]
+    norm = of_arm(frame, "batch")
     deep, shallow = (accuracy(norm[norm["depth"] == layers]) for layers in (32, 4))
     gain = difference(deep, shallow)
     text = f"32 minus 4 layers, tuned: {show(gain, 'pt', sign=True)}"
@@ -321,13 +320,11 @@ def s13(results: Results) -> Verdict:
     if frame.empty:
         parts = [missing("no finished trials of 'lr_tolerance'")]
     else:
-        parts = []
-        for (init, layers), trials in frame.assign(depth=depth).groupby(["model.init", "depth"]):
-            of = f"{init}, {layers} layers: "
+        frame, parts = frame.assign(depth=depth), []
+        for (init, layers), trials in frame.groupby(["model.init", "depth"]):
             judged = [tolerance(trials, layers)] if layers >= 5 else []
-            parts += [replace(part, text=of + part.text, reason=part.reason and of + part.reason)
-                      for part in [*judged, _low_end(trials)]]
-        if frame.assign(depth=depth)["depth"].max() < 5:
+            parts += labelled([*judged, _low_end(trials)], f"{init}, {layers} layers: ")
+        if frame["depth"].max() < 5:
             parts.append(missing("no net of 5 hidden layers or more"))
     return judge(
         CHECK_WORDS, "S13", "Tolerance of learning rates",
@@ -360,7 +357,7 @@ def tolerance(frame: pd.DataFrame, layers: int, bound: float = 5) -> Part:
 
 def _low_end(frame: pd.DataFrame) -> Part:
     lowest = frame[frame["train.lr"] == frame["train.lr"].min()]
-    norm, plain = (accuracy(lowest[lowest["arm"] == arm], TEST) for arm in ("BN M=B", "none"))
+    norm, plain = (accuracy(of_arm(lowest, kind), TEST) for kind in ("batch", "none"))
     estimate = difference(norm, plain)
     text = (f"at the lowest rate, {number(frame['train.lr'].min())}, with minus without: "
             f"{show(estimate, 'pt', sign=True)}")

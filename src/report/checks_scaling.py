@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from report.evidence import (accuracy, by_seed, difference, finals, flags, median_to_target,
-                             of_trials, quotient, refuse_unknown_axes, targets_of)
+                             of_arm, of_trials, quotient, refuse_unknown_axes, targets_of)
 from report.expectations import TUNED_ON, VALIDATION, AtLeast, expects
 from report.results import Results
 from report.statistics import Estimate, Hyperbola, hyperbola, mean_interval, power_law
@@ -122,6 +122,8 @@ def geometric(values: pd.Series) -> Estimate:
 @expects(noise_scale={"data.name": "mnist"})
 def s10(results: Results) -> Verdict:
     frame = noise_scales(results, "none")
+    scaled = finals(results, "noise_scale")
+    plain = of_arm(finals(results, "steps_to_target"), "none")
     if frame.empty:
         parts = [missing("no noise_scale.csv of a net without batch norm")]
     else:
@@ -129,28 +131,25 @@ def s10(results: Results) -> Verdict:
         parts = [within(average, 300, 3000, f"average noise scale: {show(average, 'samples')}",
                         "an average of 300 to 3,000 samples"),
                  at_least(growth, 5, f"last over first quarter: {show(growth, 'times')}",
-                          "a growth of at least 5 times"), _against_critical(results, average)]
+                          "a growth of at least 5 times"),
+                 _against_critical(results, average, scaled, plain)]
     return judge(
         CHECK_WORDS, "S10", "Gradient noise scale",
         "Without batch norm on MNIST its average over the run is 300 to 3,000 samples (printed: "
         "about 900), it grows at least 5 times, and it agrees with the critical batch of S9 within "
         "a factor of 5.", parts, figure="fig-noise-scale", experiment="noise_scale", unit="samples",
-        flags=flags(finals(results, "noise_scale")) + flags(_plain(results)))
+        flags=flags(scaled) + flags(plain))
 
 
-def _plain(results: Results) -> pd.DataFrame:
-    trials = finals(results, "steps_to_target")
-    return trials[trials["arm"] == "none"]
-
-
-def _against_critical(results: Results, average: Estimate) -> Part:
-    targets = targets_of(results, "steps_to_target")
-    fit = fitted_hyperbola(targets[targets["arm"] == "none"]) if len(targets) else None
+def _against_critical(results: Results, average: Estimate, scaled: pd.DataFrame,
+                      plain: pd.DataFrame) -> Part:
+    """`scaled`: the trials of the noise scale; `plain`: of the critical batch."""
+    targets = of_arm(targets_of(results, "steps_to_target"), "none")
+    fit = fitted_hyperbola(targets) if len(targets) else None
     if fit is None:
         return missing("no critical batch: 'steps_to_target' without batch norm is not there")
-    scaled = finals(results, "noise_scale")
     for key in ("model.hidden", "train.optimizer", "train.momentum", "data.name"):
-        found = [sorted(map(str, of[key].unique())) for of in (scaled, _plain(results))]
+        found = [sorted(map(str, of[key].unique())) for of in (scaled, plain)]
         if found[0] != found[1]:
             return missing("'noise_scale' and 'steps_to_target' are of different trainings: "
                            f"{key} is {' and '.join(found[0])} and {' and '.join(found[1])}")
@@ -166,7 +165,7 @@ def s11(results: Results) -> Verdict:
     if tuned.empty or ruled.empty:
         parts, noted = [missing("needs finished trials of 'b_by_m' and 'lr_rule'")], []
     else:
-        tuned = tuned[tuned["arm"] == "BN M=B"]
+        tuned = of_arm(tuned, "batch")
         rates = tuned.loc[tuned["B"] == REFERENCE_BATCH, "lr"].unique()
         # train.lr is what the rule scales; the rate itself is then another.
         ruled = ruled[np.isclose(pd.to_numeric(ruled["train.lr"]), rates[0], rtol=1e-3)

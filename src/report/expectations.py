@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from report.evidence import finals, targets_of
+from report.evidence import targets_of
 from report.results import Results
 from report.verdicts import CHECK_WORDS, OPEN, Verdict
 
@@ -55,7 +55,7 @@ def _mismatch(results: Results, experiment: str, settings: dict) -> str:
 
 
 def _values(results: Results, experiment: str, key: str) -> list:
-    trials = finals(results, experiment)
+    trials = results.experiment(experiment).finals
     if trials.empty:
         return []
     if key == TARGET:

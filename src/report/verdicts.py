@@ -6,7 +6,7 @@ all must hold for it to hold, and one that does not hold settles it.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from report.statistics import Estimate
 
@@ -116,6 +116,12 @@ def no_interval(estimate: Estimate, what: str) -> str:
 
 def missing(what: str) -> Part:
     return Part(OPEN, "", None, what)
+
+
+def labelled(parts: Iterable[Part], label: str) -> list[Part]:
+    """What they are of goes before what was found and before the reason, where there are such."""
+    return [replace(part, text=part.text and label + part.text,
+                    reason=part.reason and label + part.reason) for part in parts]
 
 
 def outcome_of(parts: Iterable[Part]) -> str:

@@ -2,9 +2,9 @@
 // is taken up again on any number of ranks. The files are train/checkpoint.hpp's.
 #pragma once
 
-#include <chrono>
 #include <string>
 
+#include "base/clock.hpp"
 #include "train/checkpoint.hpp"
 #include "train/description.hpp"
 #include "train/run_folder.hpp"
@@ -35,8 +35,6 @@ class Checkpointer {
   bool after_step(bool looked, const MetricsRow& row);
 
  private:
-  using Clock = std::chrono::steady_clock;
-
   Checkpoint describe_run() const;
   std::string computes_with() const;
   void save(const MetricsRow& row);

@@ -3,11 +3,11 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <iomanip>
 #include <sstream>
 
+#include "base/clock.hpp"
 #include "base/digest.hpp"
 #include "base/log.hpp"
 #include "comm/arithmetic.hpp"
@@ -33,11 +33,11 @@ void take_steps(Trainer& trainer, int64_t count) {
 double time_block(Trainer& trainer, Communicator& comm, at::Device device) {
   comm.wait(device);
   comm.barrier();
-  const auto start = std::chrono::steady_clock::now();
+  const auto start = Clock::now();
   take_steps(trainer, kBlockSteps);
   comm.wait(device);
   comm.barrier();
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return seconds_since(start);
 }
 
 double median(std::vector<double> values) {

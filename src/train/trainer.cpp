@@ -8,6 +8,7 @@
 #include <numeric>
 #include <utility>
 
+#include "base/clock.hpp"
 #include "nn/loss.hpp"
 
 namespace syncbn {
@@ -29,7 +30,6 @@ class Stopwatch {
   }
 
  private:
-  using Clock = std::chrono::steady_clock;
   Clock::time_point last_ = Clock::now();
 };
 

@@ -8,7 +8,7 @@ import re
 import pandas as pd
 import pytest
 
-from report import checks, checks_norm, checks_published, checks_scaling
+from report import checks, checks_norm, checks_published, checks_scaling, verdicts
 from support.planted import accuracies, cells, experiment
 from support.planted_checks import (deep, ema, hoffer, ioffe, keskar, lr_tolerance, m_sweep,
                                     noise_law, noise_scale, rules, steps_to_target)
@@ -260,6 +260,13 @@ def test_s12(study, values, verdict, reason):
     ({"plain": 1e9}, "undecided", "no rate diverges")])
 def test_s13(study, values, verdict, reason):
     judged(checks_norm.s13, study, lr_tolerance(**values), verdict, reason)
+
+
+def test_a_label_goes_before_what_there_is():
+    [part, nothing] = verdicts.labelled(
+        [verdicts.Part(verdicts.HOLDS, "found"), verdicts.missing("too little")], "he: ")
+    assert (part.text, part.reason) == ("he: found", "")
+    assert (nothing.text, nothing.reason) == ("", "he: too little")
 
 
 def test_s13_judges_every_depth_and_init(study):
