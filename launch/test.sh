@@ -3,7 +3,7 @@
 #
 #   launch/test.sh [CTEST OPTION …]      for instance -R comm
 #
-# Left out: label "gpu" (ctest --test-dir build -L gpu), label "bench"; label "root" unless run by root;
+# Left out: labels "gpu" (ctest --test-dir build -L gpu), "bench" and "nightly" (tests/nightly.sh); label "root" unless run by root;
 # label "mnist" where MNIST could not be had. The last line says "N passed, N failed"; the exit code is ctest's.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
@@ -15,7 +15,7 @@ data=$("$root/launch/fetch_mnist.sh") || die $? "no data; the lines above say wh
 data=${data##*$'\n'}
 export SYNCBN_MNIST_DIR=${data#* }
 
-left_out='gpu|bench'
+left_out='gpu|bench|nightly'
 if [[ ${data%% *} != mnist ]]; then
   left_out+='|mnist'
   say "MNIST could not be had: leaving out the tests with label 'mnist', which need the real one"
