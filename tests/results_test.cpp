@@ -148,6 +148,19 @@ TEST(Metrics, ColumnsKeysAndFieldsAgree) {
   }
 }
 
+TEST(Metrics, AFileOfAnotherVersionKeepsItsColumns) {
+  const TempFolder folder;
+  const std::string earlier = "epoch,val_loss,of_a_later_version,step\n1,0.5,x,10\n";
+  write_text(folder.path() / "metrics.csv", earlier + "2,0.25,y,20\n");
+  write_text(folder.path() / "metrics.jsonl", "{}\n");
+  MetricsRow row;
+  row.epoch = 2;
+  row.step = 20;
+  row.val_loss = 0.125;
+  MetricsFiles(folder.path(), {static_cast<int64_t>(earlier.size()), 3}).append(row);
+  EXPECT_EQ(read_text(folder.path() / "metrics.csv"), earlier + "2,0.125,,20\n");
+}
+
 // ---- safetensors ----
 
 TEST(Safetensors, HeaderAndBytesAreThoseOfTheFormat) {

@@ -26,6 +26,14 @@ bool may_change(const Options& options, const std::string& key) {
          key != "run.shards";
 }
 
+// An earlier version wrote no text for an option that it did not know: that is the default.
+void add_missing_options(std::map<std::string, std::string>& texts) {
+  const Options defaults;
+  for_each_option(defaults, [&](const std::string& key, const auto&, const char*) {
+    texts.emplace(key, get_option(defaults, key));
+  });
+}
+
 nlohmann::ordered_json to_json(const Checkpointer::Position& position) {
   const MetricsRow& row = position.row;
   return {{"epoch", row.epoch},
@@ -99,6 +107,7 @@ Checkpointer::Position Checkpointer::resume() {
           ExitCode::kCannotCreate);
     }
     if (!found.checkpoint) return;
+    add_missing_options(found.checkpoint->texts);
     check_same_run(*found.checkpoint, own, found.path);
     position = from_json(found.checkpoint->texts[kPosition], found.path);
   });

@@ -58,12 +58,15 @@ class MetricsFiles {
   struct Bytes {
     int64_t csv = 0, jsonl = 0;
   };
+  /// A file that is kept keeps its columns, those of an earlier version for instance: a row leaves
+  /// out what they do not name, and has an empty field where it knows no such column.
   MetricsFiles(const std::string& folder, Bytes keep);
   void append(const MetricsRow& row);
   /// Returns what the files hold, once it is on the disk.
   Bytes flush() const { return {csv_.flush(), jsonl_.flush()}; }
 
  private:
+  std::vector<std::string> columns_;  // of the CSV file
   LineFile csv_, jsonl_;
 };
 
