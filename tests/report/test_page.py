@@ -161,6 +161,23 @@ def test_a_figure_is_saved_as_svg(desktop):
     assert desktop.faults == []
 
 
+TOOLS = {"Download plot", "Zoom", "Pan", "Zoom in", "Zoom out", "Reset axes"}
+
+
+def test_no_tool_of_a_figure_sends_it_anywhere(desktop):
+    """Plotly offers to upload a chart to its company's servers. The tools are listed, and not the
+    unwelcome one alone, so that a newer plotly's own ideas are seen here too."""
+    bars = desktop.tab.evaluate("""() => [...document.querySelectorAll('.plot')].map(plot => ({
+        name: plot.dataset.spec, links: plot.querySelectorAll('a').length,
+        server: plot._context.plotlyServerURL,
+        tools: [...plot.querySelectorAll('.modebar-btn')].map(tool => tool.dataset.title)}))""")
+    assert len(bars) > 30
+    for bar in bars:
+        assert "Download plot" in bar["tools"], bar
+        assert set(bar["tools"]) <= TOOLS, bar
+        assert bar["links"] == 0 and bar["server"] == "", bar
+
+
 def test_a_zoomed_axis_has_ticks(desktop):
     count = """() => {
       const plot = document.querySelector("[data-spec='fig-steps-1']");

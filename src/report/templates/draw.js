@@ -11,7 +11,11 @@ for (const place of document.querySelectorAll(".plot")) {
   Plotly.newPlot(place, spec.data, spec.layout, {
     responsive: true,
     displaylogo: false,
-    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d"],
+    // A figure stays on this machine: plotly's button that uploads it is left out, by its option and
+    // by its name, and it would have no address to go to.
+    showSendToCloud: false,
+    plotlyServerURL: "",
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "sendChartToCloud"],
     toImageButtonOptions: { format: "svg", filename: place.dataset.spec },
   });
   // The ticks of logarithmic axes are chosen for the whole of the data: zoomed in, plotly chooses.
