@@ -3,7 +3,7 @@
 #
 #   launch/run_local.sh -n R [-t SECONDS] [--] CONFIG [--key value …]
 #
-#   -n R        ranks; "gpus" starts one for each GPU
+#   -n R        ranks; "gpus" starts one for each GPU that CUDA_VISIBLE_DEVICES leaves
 #   -t SECONDS  end the job after so long (exit code 110)
 #   CONFIG      an INI file of configs/ or configs/studies/; what follows goes to syncbn-train (or, if
 #               the file has an [experiment …], to syncbn-study) and wins over the file
@@ -35,7 +35,7 @@ while getopts ":n:t:h" option; do
 done
 shift $((OPTIND - 1))
 
-[[ $ranks != gpus ]] || ranks=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
+[[ $ranks != gpus ]] || ranks=$(visible_gpus)
 [[ $ranks =~ ^[1-9][0-9]{0,3}$ ]] ||
   die 64 "-n must be a number of ranks from 1 to 9999, or \"gpus\" where there are some; found" \
     "'$ranks'; $usage"

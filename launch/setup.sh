@@ -29,6 +29,21 @@ die() {
 # OMP_NUM_THREADS is nproc's business too, and would hide cores.
 cores() { env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc; }
 
+# GPUs that a program would see here: of the list in CUDA_VISIBLE_DEVICES, which ends for CUDA at the
+# first entry that is none, or all.
+visible_gpus() {
+  local all entry seen=0
+  all=$(nvidia-smi -L 2>/dev/null | grep -c '^GPU' || true)
+  if [[ -n ${CUDA_VISIBLE_DEVICES+set} ]]; then
+    for entry in ${CUDA_VISIBLE_DEVICES//,/ }; do
+      [[ $entry =~ ^(GPU-|MIG-) || ($entry =~ ^[0-9]{1,4}$ && $((10#$entry)) -lt $all) ]] || break
+      seen=$((seen + 1))
+    done
+    all=$((all > 0 ? seen : 0))
+  fi
+  echo "$all"
+}
+
 # Free mebibytes on the file system of a folder.
 free_mib() { df -Pm "$1" | awk 'NR == 2 { print $4 }'; }
 

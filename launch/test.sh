@@ -3,7 +3,7 @@
 #
 #   launch/test.sh [CTEST OPTION …]      for instance -R comm
 #
-# Left out: labels "gpu" (ctest --test-dir build -L gpu), "bench" and "nightly" (tests/nightly.sh); label "root" unless run by root;
+# Left out: labels "gpu" (ctest --test-dir build -C gpu -L gpu), "bench" and "nightly" (tests/nightly.sh); label "root" unless run by root;
 # label "mnist" where MNIST could not be had. The last line says "N passed, N failed"; the exit code is ctest's.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"

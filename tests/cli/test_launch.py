@@ -146,6 +146,24 @@ def test_run_local_gpus_where_there_is_none(machine):
     assert_refused(result, 64, "-n must be", "found '0'")
 
 
+@pytest.mark.parametrize(
+    ("visible", "expected"),
+    [(None, 4), ("2,3", 2), ("1", 1), ("0,1,7,2", 2), ("0,-1,2", 1), ("GPU-8f6a, GPU-11b2", 2),
+     ("08", 0), ("", 0), ("NoDevFiles", 0)],
+)
+def test_run_local_starts_a_rank_for_each_gpu_that_is_visible(machine, visible, expected):
+    """As CUDA reads the list: it ends at the first entry that is no GPU."""
+    machine.has("build/syncbn-train", PROBE_TRAINER)
+    machine.has("nvidia-smi", "for i in 0 1 2 3; do echo \"GPU $i: H200 (UUID: GPU-$i)\"; done")
+    visible = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    config = machine.checkout / "configs/main.ini"
+    result = machine.run("launch/run_local.sh", "-n", "gpus", config, **visible)
+    if expected == 0:
+        assert_refused(result, 64, "-n must be", "found '0'")
+    else:
+        assert f"mpirun -n {expected} " in result.stderr, result.stderr
+
+
 # run_local.sh: what it runs
 
 
