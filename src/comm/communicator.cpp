@@ -5,6 +5,7 @@
 
 #include "comm/failure.hpp"
 #include "comm/overlap.hpp"
+#include "comm/watchdog.hpp"
 
 namespace syncbn {
 namespace {
@@ -22,7 +23,73 @@ std::pair<std::string, std::string> first_difference(const std::string& a, const
   }
 }
 
+CollectiveCall moving(CallKind kind, const Purpose& purpose, const at::Tensor& t, int detail = 0) {
+  return {kind, purpose, t.numel(), t.scalar_type(), detail};
+}
+
+CollectiveCall moving_no_tensor(CallKind kind, const Purpose& purpose) {
+  return {kind, purpose};
+}
+
 }  // namespace
+
+/// Lives while a collective is under way: the one place that all of them pass.
+class Communicator::Bracket {
+ public:
+  Bracket(Communicator& comm, const CollectiveCall& call) : watchdog_(comm.watchdog_.get()) {
+    ++comm.calls_;
+    if (watchdog_ != nullptr) watchdog_->enter(call, comm.calls_, comm.size());
+  }
+  ~Bracket() {
+    if (watchdog_ != nullptr) watchdog_->leave();
+  }
+  Bracket(const Bracket&) = delete;
+  Bracket& operator=(const Bracket&) = delete;
+
+ private:
+  Watchdog* watchdog_;
+};
+
+void Communicator::all_reduce(at::Tensor& t, ReduceOp op, const Purpose& purpose) {
+  const Bracket bracket(*this, moving(CallKind::kAllReduce, purpose, t, static_cast<int>(op)));
+  do_all_reduce(t, op);
+}
+
+void Communicator::all_gather(const at::Tensor& t, at::Tensor& out, const Purpose& purpose) {
+  const Bracket bracket(*this, moving(CallKind::kAllGather, purpose, t));
+  do_all_gather(t, out);
+}
+
+void Communicator::all_to_all(const at::Tensor& t, at::Tensor& out, const Purpose& purpose) {
+  const Bracket bracket(*this, moving(CallKind::kAllToAll, purpose, t));
+  do_all_to_all(t, out);
+}
+
+void Communicator::broadcast(at::Tensor& t, int root, const Purpose& purpose) {
+  const Bracket bracket(*this, moving(CallKind::kBroadcast, purpose, t, root));
+  do_broadcast(t, root);
+}
+
+void Communicator::barrier(const Purpose& purpose) {
+  const Bracket bracket(*this, moving_no_tensor(CallKind::kBarrier, purpose));
+  do_barrier();
+}
+
+CommPtr Communicator::split(int color, int key, const Purpose& purpose) {
+  const Bracket bracket(*this, moving_no_tensor(CallKind::kSplit, purpose));
+  return do_split(color, key);
+}
+
+int64_t Communicator::max_on_host(int64_t value, const Purpose& purpose) {
+  const Bracket bracket(*this, moving_no_tensor(CallKind::kMaxOnHost, purpose));
+  return do_max_on_host(value);
+}
+
+std::vector<std::string> Communicator::gather_text(const std::string& text,
+                                                   const Purpose& purpose) {
+  const Bracket bracket(*this, moving_no_tensor(CallKind::kGatherText, purpose));
+  return do_gather_text(text);
+}
 
 void Communicator::wait(at::Device device) {
   DeviceMark now(device);

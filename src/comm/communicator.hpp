@@ -22,6 +22,7 @@
 #include <vector>
 
 #include "base/error.hpp"
+#include "comm/collective_call.hpp"
 
 namespace syncbn {
 
@@ -39,11 +40,11 @@ struct Traffic {
 
 class Communicator;
 class DeviceMark;
+class Watchdog;
 using CommPtr = std::shared_ptr<Communicator>;
 
 class Communicator {
  public:
-  Communicator() = default;
   Communicator(const Communicator&) = delete;
   Communicator& operator=(const Communicator&) = delete;
   virtual ~Communicator() = default;
@@ -54,14 +55,14 @@ class Communicator {
   virtual std::string backend() const = 0;
 
   /// t ← op over all ranks of t, in place. The result has the same bits on every rank.
-  virtual void all_reduce(at::Tensor& t, ReduceOp op = ReduceOp::kSum) = 0;
+  void all_reduce(at::Tensor& t, ReduceOp op = ReduceOp::kSum, const Purpose& purpose = {});
   /// t (…) of every rank → out (size, …), in rank order. out: contiguous, t's dtype and device.
-  virtual void all_gather(const at::Tensor& t, at::Tensor& out) = 0;
+  void all_gather(const at::Tensor& t, at::Tensor& out, const Purpose& purpose = {});
   /// Block r of t (size, …) → rank r, where it becomes block q of out, q being the sender. out:
   /// contiguous, t's dtype, device and number of elements, other memory.
-  virtual void all_to_all(const at::Tensor& t, at::Tensor& out) = 0;
+  void all_to_all(const at::Tensor& t, at::Tensor& out, const Purpose& purpose = {});
   /// t of `root` → t of every rank, in place.
-  virtual void broadcast(at::Tensor& t, int root = 0) = 0;
+  void broadcast(at::Tensor& t, int root = 0, const Purpose& purpose = {});
 
   /// Returns when this rank's device has passed `mark` (comm/overlap.hpp), for which it may have to
   /// wait for other ranks. NCCL asks meanwhile for errors of the transport and throws them; not
@@ -72,14 +73,39 @@ class Communicator {
   void wait(at::Device device);
 
   /// Returns when every rank has called it. Never touches the GPU (as the next three).
-  virtual void barrier() = 0;
+  void barrier(const Purpose& purpose = {});
   /// Ranks with the same color ≥ 0 form a new communicator, ordered by key, then by rank.
-  /// color < 0: this rank joins none and gets null.
-  virtual CommPtr split(int color, int key) = 0;
+  /// color < 0: this rank joins none and gets null. The new one has this one's watchdog.
+  CommPtr split(int color, int key, const Purpose& purpose = {});
   /// The largest `value` of all ranks.
-  virtual int64_t max_on_host(int64_t value) = 0;
+  int64_t max_on_host(int64_t value, const Purpose& purpose = {});
   /// `text` of every rank (any length, any bytes), in rank order, on every rank.
-  virtual std::vector<std::string> gather_text(const std::string& text) = 0;
+  std::vector<std::string> gather_text(const std::string& text, const Purpose& purpose = {});
+
+  /// Collectives called so far, the one under way included; the same number on all its ranks.
+  uint64_t calls() const { return calls_; }
+  /// What watches the waits in this communicator's collectives; may be null.
+  const std::shared_ptr<Watchdog>& watchdog() const { return watchdog_; }
+
+ protected:
+  explicit Communicator(std::shared_ptr<Watchdog> watchdog = nullptr)
+      : watchdog_(std::move(watchdog)) {}
+
+  // What the calls above do, between their brackets.
+  virtual void do_all_reduce(at::Tensor& t, ReduceOp op) = 0;
+  virtual void do_all_gather(const at::Tensor& t, at::Tensor& out) = 0;
+  virtual void do_all_to_all(const at::Tensor& t, at::Tensor& out) = 0;
+  virtual void do_broadcast(at::Tensor& t, int root) = 0;
+  virtual void do_barrier() = 0;
+  virtual CommPtr do_split(int color, int key) = 0;
+  virtual int64_t do_max_on_host(int64_t value) = 0;
+  virtual std::vector<std::string> do_gather_text(const std::string& text) = 0;
+
+ private:
+  class Bracket;
+
+  std::shared_ptr<Watchdog> watchdog_;
+  uint64_t calls_ = 0;
 };
 
 /// Collective. Runs `phase` on every rank; if it throws on any, all ranks throw UsageError with the

@@ -50,7 +50,8 @@ int mpi_count(int64_t count) {
 class MpiCommunicator final : public Communicator {
  public:
   /// Takes over `comm`.
-  explicit MpiCommunicator(MPI_Comm comm) : comm_(comm) {
+  MpiCommunicator(MPI_Comm comm, std::shared_ptr<Watchdog> watchdog)
+      : Communicator(std::move(watchdog)), comm_(comm) {
     mpi_check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
     mpi_check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
   }
@@ -62,7 +63,7 @@ class MpiCommunicator final : public Communicator {
   int size() const override { return size_; }
   std::string backend() const override { return "mpi"; }
 
-  void all_reduce(at::Tensor& t, ReduceOp op) override {
+  void do_all_reduce(at::Tensor& t, ReduceOp op) override {
     const auto type = checked_type(t);
     if (size_ == 1 || t.numel() == 0) return;
     at::Tensor host = to_host(t);
@@ -72,7 +73,7 @@ class MpiCommunicator final : public Communicator {
     if (!host.is_same(t)) t.copy_(host);
   }
 
-  void all_gather(const at::Tensor& t, at::Tensor& out) override {
+  void do_all_gather(const at::Tensor& t, at::Tensor& out) override {
     const auto type = checked_type(t);
     check_gather(t, out, size_);
     if (t.numel() == 0) return;
@@ -88,7 +89,7 @@ class MpiCommunicator final : public Communicator {
     if (!host.is_same(out)) out.copy_(host);
   }
 
-  void all_to_all(const at::Tensor& t, at::Tensor& out) override {
+  void do_all_to_all(const at::Tensor& t, at::Tensor& out) override {
     const auto type = checked_type(t);
     check_exchange(t, out, size_);
     if (t.numel() == 0) return;
@@ -109,7 +110,7 @@ class MpiCommunicator final : public Communicator {
     out.copy_(host.view_as(out));
   }
 
-  void broadcast(at::Tensor& t, int root) override {
+  void do_broadcast(at::Tensor& t, int root) override {
     const auto type = checked_type(t);
     check_root(root, size_);
     if (size_ == 1 || t.numel() == 0) return;
@@ -121,23 +122,23 @@ class MpiCommunicator final : public Communicator {
   // The device waits for no rank here: collectives are done when their calls return.
   void wait(const DeviceMark& mark) override { mark.wait(); }
 
-  void barrier() override {
+  void do_barrier() override {
     if (size_ > 1) mpi_check(MPI_Barrier(comm_), "MPI_Barrier");
   }
 
-  CommPtr split(int color, int key) override {
+  CommPtr do_split(int color, int key) override {
     MPI_Comm part = MPI_COMM_NULL;
     mpi_check(MPI_Comm_split(comm_, color < 0 ? MPI_UNDEFINED : color, key, &part),
               "MPI_Comm_split");
-    return part == MPI_COMM_NULL ? nullptr : std::make_shared<MpiCommunicator>(part);
+    return part == MPI_COMM_NULL ? nullptr : std::make_shared<MpiCommunicator>(part, watchdog());
   }
 
-  int64_t max_on_host(int64_t value) override {
+  int64_t do_max_on_host(int64_t value) override {
     mpi_check(MPI_Allreduce(MPI_IN_PLACE, &value, 1, MPI_INT64_T, MPI_MAX, comm_), "MPI_Allreduce");
     return value;
   }
 
-  std::vector<std::string> gather_text(const std::string& text) override {
+  std::vector<std::string> do_gather_text(const std::string& text) override {
     const auto ranks = static_cast<size_t>(size_);
     std::vector<int> lengths(ranks), starts(ranks + 1);
     const int length = mpi_count(static_cast<int64_t>(text.size()));
@@ -205,10 +206,10 @@ bool mpi_usable() noexcept {
   return up != 0 && down == 0 && std::uncaught_exceptions() == 0;
 }
 
-CommPtr make_mpi_communicator(MPI_Comm comm) {
+CommPtr make_mpi_communicator(MPI_Comm comm, std::shared_ptr<Watchdog> watchdog) {
   MPI_Comm copy = MPI_COMM_NULL;
   mpi_check(MPI_Comm_dup(comm, &copy), "MPI_Comm_dup");
-  return std::make_shared<MpiCommunicator>(copy);
+  return std::make_shared<MpiCommunicator>(copy, std::move(watchdog));
 }
 
 }  // namespace syncbn

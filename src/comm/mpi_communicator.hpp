@@ -14,7 +14,8 @@ void mpi_check(int code, const char* call);
 /// call MPI without leaving itself or a peer waiting.
 bool mpi_usable() noexcept;
 
-/// Collective over `comm`, which is duplicated and stays the caller's.
-CommPtr make_mpi_communicator(MPI_Comm comm);
+/// Collective over `comm`, which is duplicated and stays the caller's. `watchdog` (may be null)
+/// learns of its collectives.
+CommPtr make_mpi_communicator(MPI_Comm comm, std::shared_ptr<Watchdog> watchdog);
 
 }  // namespace syncbn

@@ -123,7 +123,10 @@ class NcclHandle {
 class NcclCommunicator final : public Communicator {
  public:
   NcclCommunicator(CommPtr control, at::Device device, double limit_s, bool even_alone)
-      : control_(std::move(control)), device_(device), limit_s_(limit_s) {
+      : Communicator(control->watchdog()),
+        control_(std::move(control)),
+        device_(device),
+        limit_s_(limit_s) {
     if (size() > 1 || even_alone) nccl_ = std::make_unique<NcclHandle>(control_, device_, limit_s);
   }
 
@@ -131,7 +134,7 @@ class NcclCommunicator final : public Communicator {
   int size() const override { return control_->size(); }
   std::string backend() const override { return "nccl"; }
 
-  void all_reduce(at::Tensor& t, ReduceOp op) override {
+  void do_all_reduce(at::Tensor& t, ReduceOp op) override {
     const auto type = checked_type(t);
     if (!nccl_ || t.numel() == 0) return;
     nccl_->complete(ncclAllReduce(t.data_ptr(), t.data_ptr(), static_cast<size_t>(t.numel()), type,
@@ -139,7 +142,7 @@ class NcclCommunicator final : public Communicator {
                     "ncclAllReduce");
   }
 
-  void all_gather(const at::Tensor& t, at::Tensor& out) override {
+  void do_all_gather(const at::Tensor& t, at::Tensor& out) override {
     const auto type = checked_type(t);
     check_gather(t, out, size());
     if (t.numel() == 0) return;
@@ -152,7 +155,7 @@ class NcclCommunicator final : public Communicator {
                     "ncclAllGather");
   }
 
-  void all_to_all(const at::Tensor& t, at::Tensor& out) override {
+  void do_all_to_all(const at::Tensor& t, at::Tensor& out) override {
     const auto type = checked_type(t);
     check_exchange(t, out, size());
     if (t.numel() == 0) return;
@@ -173,7 +176,7 @@ class NcclCommunicator final : public Communicator {
     nccl_->complete(ncclGroupEnd(), "ncclGroupEnd");
   }
 
-  void broadcast(at::Tensor& t, int root) override {
+  void do_broadcast(at::Tensor& t, int root) override {
     const auto type = checked_type(t);
     check_root(root, size());
     if (!nccl_ || t.numel() == 0) return;
@@ -187,9 +190,9 @@ class NcclCommunicator final : public Communicator {
                  "the GPU's work");
   }
 
-  void barrier() override { control_->barrier(); }
+  void do_barrier() override { control_->barrier(); }
 
-  CommPtr split(int color, int key) override {
+  CommPtr do_split(int color, int key) override {
     CommPtr part = control_->split(color, key);
     if (!part) return nullptr;
     auto made = std::make_shared<NcclCommunicator>(std::move(part), device_, limit_s_, false);
@@ -197,9 +200,9 @@ class NcclCommunicator final : public Communicator {
     return made;
   }
 
-  int64_t max_on_host(int64_t value) override { return control_->max_on_host(value); }
+  int64_t do_max_on_host(int64_t value) override { return control_->max_on_host(value); }
 
-  std::vector<std::string> gather_text(const std::string& text) override {
+  std::vector<std::string> do_gather_text(const std::string& text) override {
     return control_->gather_text(text);
   }
 

@@ -94,7 +94,7 @@ struct Runtime::State {
 
 Runtime::Runtime(int& argc, char**& argv)
     : state_(std::make_unique<State>(argc, argv)),
-      world_(make_mpi_communicator(MPI_COMM_WORLD)),
+      world_(make_mpi_communicator(MPI_COMM_WORLD, nullptr)),
       host_(host_name()) {
   mpi_check(MPI_Comm_rank(state_->node, &local_rank_), "MPI_Comm_rank");
   mpi_check(MPI_Comm_size(state_->node, &local_size_), "MPI_Comm_size");

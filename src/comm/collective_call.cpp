@@ -1,0 +1,42 @@
+#include "comm/collective_call.hpp"
+
+#include "base/error.hpp"
+
+namespace syncbn {
+namespace {
+
+const char* name_of(CallKind kind) {
+  switch (kind) {
+    case CallKind::kAllReduce:
+      return "all_reduce";
+    case CallKind::kAllGather:
+      return "all_gather";
+    case CallKind::kAllToAll:
+      return "all_to_all";
+    case CallKind::kBroadcast:
+      return "broadcast";
+    case CallKind::kBarrier:
+      return "barrier";
+    case CallKind::kSplit:
+      return "split";
+    case CallKind::kMaxOnHost:
+      return "max_on_host";
+    case CallKind::kGatherText:
+      return "gather_text";
+  }
+  return "unknown call";
+}
+
+}  // namespace
+
+std::string describe(const CollectiveCall& call) {
+  std::string text = name_of(call.kind);
+  if (*call.purpose.what != '\0') text += concat(": ", call.purpose.what);
+  if (call.purpose.layer >= 0) text += concat(" of layer ", call.purpose.layer);
+  if (call.dtype != at::ScalarType::Undefined) {
+    text += concat(", ", call.elements, " ", c10::getDtypeNames(call.dtype).first);
+  }
+  return text;
+}
+
+}  // namespace syncbn
