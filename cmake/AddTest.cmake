@@ -37,7 +37,8 @@ if(SYNCBN_SANITIZE)
   list(APPEND SYNCBN_TEST_ENVIRONMENT
     ASAN_OPTIONS=fast_unwind_on_malloc=0:detect_container_overflow=0
     LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/support/leaks.supp:print_suppressions=0
-    UBSAN_OPTIONS=print_stacktrace=1)
+    UBSAN_OPTIONS=print_stacktrace=1
+    TSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/support/races.supp:second_deadlock_stack=1)
 endif()
 
 # The test mains; the first owns the precompiled header.

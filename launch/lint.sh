@@ -11,7 +11,7 @@ say "clang-format"
 find src tests \( -name '*.hpp' -o -name '*.cpp' \) -print0 |
   xargs -0 -r clang-format --dry-run -Werror
 say "shellcheck"
-shellcheck -x -P launch launch/*.sh launch/slurm.sbatch tests/support/*.sh .ci/run
+shellcheck -x -P launch launch/*.sh launch/slurm.sbatch tests/*.sh tests/support/*.sh .ci/run
 if [[ ${1:-} == --tidy ]]; then
   say "clang-tidy"
   # Its own compile commands: clang cannot read the precompiled header that GCC makes.
