@@ -14,6 +14,8 @@ struct Purpose {
   int layer = -1;         ///< -1: of no layer
 };
 
+enum class ReduceOp { kSum, kMax, kMin };
+
 enum class CallKind : uint8_t {
   kAllReduce,
   kAllGather,
@@ -25,6 +27,11 @@ enum class CallKind : uint8_t {
   kGatherText
 };
 
+/// Whether calls of this kind move a tensor.
+inline bool moves_tensor(CallKind kind) {
+  return kind <= CallKind::kBroadcast;
+}
+
 struct CollectiveCall {
   CallKind kind = CallKind::kBarrier;
   Purpose purpose;
@@ -33,7 +40,7 @@ struct CollectiveCall {
   int detail = 0;  ///< all_reduce: the ReduceOp; broadcast: the root
 };
 
-/// "all_gather: batch norm's moments of layer 2, 257 float64"
+/// "all_reduce (sum): gradients, 109386 float32"
 std::string describe(const CollectiveCall& call);
 
 }  // namespace syncbn

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <sstream>
 
+#include "comm/contract.hpp"
 #include "comm/failure.hpp"
 #include "comm/overlap.hpp"
 #include "comm/watchdog.hpp"
@@ -36,9 +37,11 @@ CollectiveCall moving_no_tensor(CallKind kind, const Purpose& purpose) {
 /// Lives while a collective is under way: the one place that all of them pass.
 class Communicator::Bracket {
  public:
-  Bracket(Communicator& comm, const CollectiveCall& call) : watchdog_(comm.watchdog_.get()) {
+  // It delegates, so that what throws in it passes ~Bracket.
+  Bracket(Communicator& comm, const CollectiveCall& call) : Bracket(comm.watchdog_.get()) {
     ++comm.calls_;
     if (watchdog_ != nullptr) watchdog_->enter(call, comm.calls_, comm.size());
+    if (comm.contract_ != nullptr) comm.contract_->enter(call, comm.calls_);
   }
   ~Bracket() {
     if (watchdog_ != nullptr) watchdog_->leave();
@@ -47,6 +50,8 @@ class Communicator::Bracket {
   Bracket& operator=(const Bracket&) = delete;
 
  private:
+  explicit Bracket(Watchdog* watchdog) : watchdog_(watchdog) {}
+
   Watchdog* watchdog_;
 };
 
@@ -91,6 +96,10 @@ std::vector<std::string> Communicator::gather_text(const std::string& text,
   return do_gather_text(text);
 }
 
+void Communicator::check_collectives(const CheckRule& rule) {
+  if (contract_ != nullptr) *contract_->rule() = rule;
+}
+
 void Communicator::wait(at::Device device) {
   DeviceMark now(device);
   now.set();
@@ -98,6 +107,10 @@ void Communicator::wait(at::Device device) {
 }
 
 void agree(Communicator& comm, const std::function<void()>& phase) {
+  agree(comm, {"an agreement"}, phase);
+}
+
+void agree(Communicator& comm, const Purpose& purpose, const std::function<void()>& phase) {
   std::string verdict;  // empty, or the exit code, a space and the message
   try {
     phase();
@@ -105,7 +118,7 @@ void agree(Communicator& comm, const std::function<void()>& phase) {
     const Failure failure = describe(std::current_exception());
     verdict = concat(static_cast<int>(failure.code), " ", failure.message);
   }
-  const auto verdicts = comm.gather_text(verdict);
+  const auto verdicts = comm.gather_text(verdict, purpose);
   const auto first = std::find_if(verdicts.begin(), verdicts.end(),
                                   [](const std::string& v) { return !v.empty(); });
   if (first == verdicts.end()) return;
@@ -117,8 +130,8 @@ void agree(Communicator& comm, const std::function<void()>& phase) {
       code);
 }
 
-void agree_same(Communicator& comm, const std::string& text, const std::string& what) {
-  const auto texts = comm.gather_text(text);
+void agree_same(Communicator& comm, const std::string& text, const char* what) {
+  const auto texts = comm.gather_text(text, {what});
   std::string ranks, lines;
   for (size_t r = 1; r < texts.size(); ++r) {
     if (texts[r] == texts[0]) continue;

@@ -26,8 +26,6 @@
 
 namespace syncbn {
 
-enum class ReduceOp { kSum, kMax, kMin };
-
 /// What a rank hands to collectives.
 struct Traffic {
   int64_t calls = 0, bytes = 0;
@@ -39,7 +37,9 @@ struct Traffic {
 };
 
 class Communicator;
+class Contract;
 class DeviceMark;
+struct CheckRule;
 class Watchdog;
 using CommPtr = std::shared_ptr<Communicator>;
 
@@ -84,12 +84,18 @@ class Communicator {
 
   /// Collectives called so far, the one under way included; the same number on all its ranks.
   uint64_t calls() const { return calls_; }
+  /// All ranks call it between the same two collectives: how often collectives are compared from
+  /// there on, in this communicator and all that it was split from or into.
+  void check_collectives(const CheckRule& rule);
+  /// What compares this communicator's collectives over its ranks; null for one rank.
+  const std::shared_ptr<Contract>& contract() const { return contract_; }
   /// What watches the waits in this communicator's collectives; may be null.
   const std::shared_ptr<Watchdog>& watchdog() const { return watchdog_; }
 
  protected:
-  explicit Communicator(std::shared_ptr<Watchdog> watchdog = nullptr)
-      : watchdog_(std::move(watchdog)) {}
+  explicit Communicator(std::shared_ptr<Watchdog> watchdog = nullptr,
+                        std::shared_ptr<Contract> contract = nullptr)
+      : watchdog_(std::move(watchdog)), contract_(std::move(contract)) {}
 
   // What the calls above do, between their brackets.
   virtual void do_all_reduce(at::Tensor& t, ReduceOp op) = 0;
@@ -105,6 +111,7 @@ class Communicator {
   class Bracket;
 
   std::shared_ptr<Watchdog> watchdog_;
+  std::shared_ptr<Contract> contract_;
   uint64_t calls_ = 0;
 };
 
@@ -112,10 +119,12 @@ class Communicator {
 /// message and exit code of the lowest such rank ("[rank r/R] " in front unless all ranks failed
 /// with the same message). `phase` calls no collective. Put it around whatever may fail on one rank
 /// alone, before the next collective, so that no peer is left waiting.
+void agree(Communicator& comm, const Purpose& purpose, const std::function<void()>& phase);
 void agree(Communicator& comm, const std::function<void()>& phase);
 
 /// Collective. Throws UsageError(kDisagree), naming the ranks that differ from rank 0 and showing
-/// the first differing line of both, unless `text` is the same on every rank. `what`: "options".
-void agree_same(Communicator& comm, const std::string& text, const std::string& what);
+/// the first differing line of both, unless `text` is the same on every rank. `what`: a string
+/// literal, "the options".
+void agree_same(Communicator& comm, const std::string& text, const char* what);
 
 }  // namespace syncbn

@@ -7,6 +7,7 @@
 #include <numeric>
 
 #include "comm/argument_checks.hpp"
+#include "comm/contract.hpp"
 #include "comm/overlap.hpp"
 
 namespace syncbn {
@@ -49,9 +50,10 @@ int mpi_count(int64_t count) {
 
 class MpiCommunicator final : public Communicator {
  public:
-  /// Takes over `comm`.
-  MpiCommunicator(MPI_Comm comm, std::shared_ptr<Watchdog> watchdog)
-      : Communicator(std::move(watchdog)), comm_(comm) {
+  /// Takes over `comm`. `rule`: that of its contract.
+  MpiCommunicator(MPI_Comm comm, std::shared_ptr<Watchdog> watchdog,
+                  std::shared_ptr<CheckRule> rule)
+      : Communicator(std::move(watchdog), make_mpi_contract(comm, std::move(rule))), comm_(comm) {
     mpi_check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
     mpi_check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
   }
@@ -130,7 +132,9 @@ class MpiCommunicator final : public Communicator {
     MPI_Comm part = MPI_COMM_NULL;
     mpi_check(MPI_Comm_split(comm_, color < 0 ? MPI_UNDEFINED : color, key, &part),
               "MPI_Comm_split");
-    return part == MPI_COMM_NULL ? nullptr : std::make_shared<MpiCommunicator>(part, watchdog());
+    if (part == MPI_COMM_NULL) return nullptr;
+    return std::make_shared<MpiCommunicator>(part, watchdog(),
+                                             contract() ? contract()->rule() : nullptr);
   }
 
   int64_t do_max_on_host(int64_t value) override {
@@ -195,8 +199,15 @@ void mpi_check(int code, const char* call) {
   char text[MPI_MAX_ERROR_STRING] = "";
   int length = 0;
   MPI_Error_string(code, text, &length);
-  throw Error(concat(call, " failed: ", std::string(text, static_cast<size_t>(length))),
-              ExitCode::kSystem);
+  const std::string failed =
+      concat(call, " failed: ", std::string(text, static_cast<size_t>(length)));
+  int kind = MPI_SUCCESS;
+  MPI_Error_class(code, &kind);
+  if (kind != MPI_ERR_TRUNCATE) throw Error(failed, ExitCode::kSystem);
+  throw Error(concat(failed,
+                     "; the ranks have handed in unequally many elements, or are in "
+                     "different collectives: run.check = full says which, before data move"),
+              ExitCode::kDisagree);
 }
 
 bool mpi_usable() noexcept {
@@ -209,7 +220,8 @@ bool mpi_usable() noexcept {
 CommPtr make_mpi_communicator(MPI_Comm comm, std::shared_ptr<Watchdog> watchdog) {
   MPI_Comm copy = MPI_COMM_NULL;
   mpi_check(MPI_Comm_dup(comm, &copy), "MPI_Comm_dup");
-  return std::make_shared<MpiCommunicator>(copy, std::move(watchdog));
+  return std::make_shared<MpiCommunicator>(copy, std::move(watchdog),
+                                           std::make_shared<CheckRule>());
 }
 
 }  // namespace syncbn

@@ -10,6 +10,7 @@
 #include <utility>
 
 #include "comm/argument_checks.hpp"
+#include "comm/contract.hpp"
 #include "comm/cuda_device.hpp"
 #include "comm/mpi_communicator.hpp"
 #include "comm/overlap.hpp"
@@ -56,7 +57,7 @@ class NcclHandle {
     ncclUniqueId id{};
     if (control->rank() == 0) require(ncclGetUniqueId(&id), "ncclGetUniqueId");
     auto bytes = at::from_blob(&id, {static_cast<int64_t>(sizeof id)}, at::kByte);
-    control->broadcast(bytes);
+    control->broadcast(bytes, 0, {"NCCL's name of the group"});
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
     try {
@@ -120,10 +121,16 @@ class NcclHandle {
   double limit_s_;
 };
 
+/// Of the same ranks, which compare by the same channel and rule, and of a communicator of its own.
+std::shared_ptr<Contract> contract_beside(const Communicator& control) {
+  const auto& theirs = control.contract();
+  return theirs ? std::make_shared<Contract>(theirs->channel(), theirs->rule()) : nullptr;
+}
+
 class NcclCommunicator final : public Communicator {
  public:
   NcclCommunicator(CommPtr control, at::Device device, double limit_s, bool even_alone)
-      : Communicator(control->watchdog()),
+      : Communicator(control->watchdog(), contract_beside(*control)),
         control_(std::move(control)),
         device_(device),
         limit_s_(limit_s) {

@@ -129,7 +129,8 @@ Placement choose_placement(Runtime& runtime, const std::string& device,
     own.devices.push_back({cuda::bus_id(d), cuda::device_name(d)});
   }
   std::vector<RankFacts> ranks;
-  for (const auto& text : runtime.world()->gather_text(encode(own))) ranks.push_back(decode(text));
+  for (const auto& text : runtime.world()->gather_text(encode(own), {"devices of the ranks"}))
+    ranks.push_back(decode(text));
   const bool have_nccl = cuda::nccl_version() != "none";
   Placement placement = plan_placement(ranks, runtime.rank(), device, backend, have_nccl);
   if (placement.device.is_cuda()) cuda::set_device(placement.device.index());

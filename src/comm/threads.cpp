@@ -196,7 +196,8 @@ std::vector<ThreadPlan> plan_all_threads(const std::vector<CoreFacts>& ranks, in
 ThreadPlan plan_threads(Runtime& runtime, int requested) {
   CoreFacts own{runtime.host(), cores_of(0), cores_of(getppid()), omp_threads()};
   std::vector<CoreFacts> ranks;
-  for (const auto& text : runtime.world()->gather_text(encode(own))) ranks.push_back(decode(text));
+  for (const auto& text : runtime.world()->gather_text(encode(own), {"cores of the ranks"}))
+    ranks.push_back(decode(text));
   ThreadPlan plan = plan_all_threads(ranks, requested)[static_cast<size_t>(runtime.rank())];
   at::set_num_threads(plan.threads);
   return plan;

@@ -50,20 +50,20 @@ TreeAllReduce::TreeAllReduce(CommPtr comm, const Sharding& sharding, int64_t wid
   last_.merges = tree_merges(sharding.shards, nodes);
 }
 
-void TreeAllReduce::run() {
+void TreeAllReduce::run(const Purpose& purpose) {
   if (!canonical_) {
     at::Tensor all = padded_[0];
-    comm_->all_reduce(all);
+    comm_->all_reduce(all, ReduceOp::kSum, purpose);
     return;
   }
   if (comm_->size() == 1) return;  // the one rank's one node is the tree
   for (int64_t k = 0; k < padded_.size(0); ++k) {
     at::Tensor out = received_[k];
-    comm_->all_to_all(padded_[k].view_as(out), out);
+    comm_->all_to_all(padded_[k].view_as(out), out, purpose);
   }
   finish_slice();
   at::Tensor all = padded_[0];
-  comm_->all_gather(slice_, all);
+  comm_->all_gather(slice_, all, purpose);
 }
 
 Traffic TreeAllReduce::traffic() const {

@@ -29,7 +29,7 @@ class TreeAllReduce {
 
   /// Collective. Sums into row 0 of nodes() on every rank; the other rows are not kept. Same bits
   /// on every rank.
-  void run();
+  void run(const Purpose& purpose = {});
   /// Of this rank in each run(); none on one rank.
   Traffic traffic() const;
 

@@ -177,13 +177,14 @@ struct Manifest {
 Manifest load_arrays(Runtime& runtime, const Options& options, Arrays& arrays) {
   const bool leader = runtime.local_rank() == 0;
   std::string mine;
-  agree(*runtime.world(), [&] {
+  agree(*runtime.world(), {"loading the data set"}, [&] {
     if (!leader) return;
     arrays = options.data.name == "synthetic" ? make_synthetic(seed_of(options, Stream::kSynthetic))
                                               : read_files(options.data);
     mine = Manifest::write(arrays);
   });
-  const std::string first = runtime.world()->gather_text(mine).front();  // rank 0 leads its node
+  const std::string first =
+      runtime.world()->gather_text(mine, {"the data set"}).front();  // rank 0 leads its node
   if (!leader) mine = first;
   agree_same(*runtime.world(), mine,
              "the data set (file, SHA-256, samples, bytes and width of each)");

@@ -64,6 +64,7 @@ struct BufferSpec {
 
 /// What `Replica` gives a layer: views, in the order in which the layer asked.
 struct Binding {
+  int layer = -1;  ///< its place in the network, which begins its parameters' names
   Sharding sharding;
   std::vector<at::Tensor> parameters;
   /// For each parameter its gradient's places, one per node of sharding.node_sums().

@@ -13,9 +13,9 @@ namespace syncbn {
 namespace {
 
 // Runs the exchange and adds what it takes to the step's costs.
-void timed(const StepContext& context, TreeExchange& exchange) {
+void timed(const StepContext& context, TreeExchange& exchange, const Purpose& purpose) {
   const auto start = Clock::now();
-  exchange.run();
+  exchange.run(purpose);
   if (context.times != nullptr) {
     context.times->norm_comm += seconds_since(start);
     context.times->norm_traffic += exchange.traffic();
@@ -50,7 +50,7 @@ void BatchNorm::forward(const at::Tensor& x, at::Tensor& y, const StepContext& c
   at::Tensor& stats = stats_.table();
   moments(x, rows_, context.groups->canonical, stats);
   if (context.collect) collect(*context.groups);
-  timed(context, stats_);
+  timed(context, stats_, {"batch norm's moments", layer_});
   normalise(x, rows_, stats, weight_, bias_, options_.eps, activation_, y);
   if (!context.training) return;
   sum_pieces(stats, 1, mean_weights_, mean_places_);
@@ -64,7 +64,7 @@ void BatchNorm::backward(const at::Tensor& x, const at::Tensor& y, at::Tensor& d
   // Each piece's own sums: the gradient's sum over shards adds up the others.
   sum_pieces(sums, 0, once_, bias_gradients_);
   sum_pieces(sums, features_, once_, weight_gradients_);
-  timed(context, sums_);
+  timed(context, sums_, {"batch norm's gradient sums", layer_});
   input_gradient(x, dy, rows_, stats, sums, weight_, options_.eps, dx);
 }
 
@@ -136,6 +136,7 @@ std::vector<BufferSpec> BatchNorm::buffers() const {
 }
 
 void BatchNorm::bind(const Binding& binding) {
+  layer_ = binding.layer;
   weight_ = binding.parameters[0];
   bias_ = binding.parameters[1];
   weight_gradients_ = binding.gradients[0];

@@ -58,6 +58,7 @@ class BatchNorm : public Layer {
   double bessel() const { return options_.running_variance == "unbiased" ? 1 : 0; }
 
   int64_t features_;
+  int layer_ = -1;  // in the network
   NormOptions options_;
   Activation activation_;
   at::Tensor weight_, bias_;

@@ -180,7 +180,7 @@ const StatsGroups& StatsGrouping::of(int64_t batch) {
   const auto known = groups_.find(batch);
   if (known != groups_.end()) return known->second;
   GroupPlan plan = plan_groups(batch, size_, sharding_);
-  plan.groups.comm = world_->split(plan.color, world_->rank());
+  plan.groups.comm = world_->split(plan.color, world_->rank(), {"ranks of statistics groups"});
   return groups_.emplace(batch, std::move(plan.groups)).first->second;
 }
 

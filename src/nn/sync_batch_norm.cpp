@@ -48,7 +48,7 @@ struct Normalise : public torch::autograd::Function<Normalise> {
     exchange.prepare(groups);
     at::Tensor& stats = exchange.table();
     moments(x, rows, /*alone=*/false, stats);
-    exchange.run();
+    exchange.run({"SyncBatchNorm's moments"});
     at::Tensor y = at::empty_like(x);
     normalise(x, rows, stats, weight, bias, eps, Activation::kNone, y);
     context->save_for_backward({x, weight, stats});
@@ -75,7 +75,7 @@ struct Normalise : public torch::autograd::Function<Normalise> {
     at::Tensor dy = gradients[0].contiguous();
     backward_sums(x, x, dy, rows, stats, eps, Activation::kNone, /*alone=*/false, sums);
     const at::Tensor own = sums[0].to(x.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
-    exchange.run();
+    exchange.run({"SyncBatchNorm's gradient sums"});
     at::Tensor dx = at::empty_like(x);
     input_gradient(x, dy, rows, stats, sums, weight, eps, dx);
     return {dx, own.narrow(0, features, features), own.narrow(0, 0, features), {}, {}};

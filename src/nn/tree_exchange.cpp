@@ -50,13 +50,13 @@ Traffic TreeExchange::traffic() const {
   return {1, static_cast<int64_t>(slots_.nbytes())};
 }
 
-void TreeExchange::run() {
+void TreeExchange::run(const Purpose& purpose) {
   if (groups_->slots > 0) {
     int64_t slot = 0;
     for (const TreeSum& send : groups_->sends) {
       copy_row(table_, fold_rows(send, table_), slots_, slot++);
     }
-    groups_->comm->all_gather(slots_, gathered_);
+    groups_->comm->all_gather(slots_, gathered_, purpose);
   }
   for (const auto& total : groups_->totals) {
     at::Tensor& rows = total.gathered ? gathered_ : table_;

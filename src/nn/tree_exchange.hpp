@@ -32,7 +32,7 @@ class TreeExchange {
   bool prepare(const StatsGroups& groups);
   /// (P, width) float64: a row per piece, the piece's own in, the whole group's out.
   at::Tensor& table() { return table_; }
-  void run();
+  void run(const Purpose& purpose);
   /// Of this rank in each run(); none where no group spans ranks.
   Traffic traffic() const;
 

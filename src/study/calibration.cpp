@@ -50,9 +50,9 @@ Speed speed_of(double few, double few_s, double many, double many_s) {
 
 Speed calibrate(Runtime& runtime, const CommPtr& comm, at::Device device, const Plan& plan,
                 DataSets& data, Watchdog& watchdog) {
-  const CommPtr alone = comm->split(runtime.rank(), 0);
+  const CommPtr alone = comm->split(runtime.rank(), 0, {"each rank alone"});
   Speed speed;
-  agree(*runtime.world(), [&] {
+  agree(*runtime.world(), {"calibrating"}, [&] {
     if (runtime.rank() != 0 || plan.cells.empty()) return;
     const auto operations = [&](const Cell& cell) {
       StudyOptions nothing;

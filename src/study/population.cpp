@@ -72,7 +72,7 @@ at::Tensor rows_of_all(Trainer& trainer, const at::Tensor& own, Range rows, int6
   const at::Device device = trainer.network().value(0).device();
   at::Tensor all = at::zeros({total, own.size(1)}, own.options().device(device));
   all.narrow(0, rows.begin, rows.size()).copy_(own);
-  trainer.comm().all_reduce(all);
+  trainer.comm().all_reduce(all, ReduceOp::kSum, {"values of a layer"});
   trainer.comm().wait(device);
   return all.cpu().to(at::kDouble);
 }
@@ -109,7 +109,7 @@ std::map<size_t, Received> norm_inputs(Trainer& trainer, int64_t population) {
   for (auto& [layer, r] : received) {
     if (!r.largest.defined()) continue;
     at::Tensor all = r.largest.to(network.value(0).options());
-    trainer.comm().all_reduce(all, ReduceOp::kMax);
+    trainer.comm().all_reduce(all, ReduceOp::kMax, {"largest activations"});
     trainer.comm().wait(all.device());
     r.largest = all.cpu();
   }

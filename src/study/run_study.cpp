@@ -138,10 +138,10 @@ std::string describe(const Plan& plan, DataSets& data, int ranks,
 
 // Every rank must see the folder that rank 0 has made, since lanes share out trials through it.
 void create(Runtime& runtime, StudyFolder& folder, const std::string& text, const Json& json) {
-  agree(*runtime.world(), [&] {
+  agree(*runtime.world(), {"making the study's folder"}, [&] {
     if (runtime.rank() == 0) folder.create(text, json);
   });
-  agree(*runtime.world(), [&] {
+  agree(*runtime.world(), {"seeing the study's folder"}, [&] {
     if (std::filesystem::exists(folder.path() + "/study.json")) return;
     throw Error(concat("'", folder.path(), "' of rank 0 is not there on ", runtime.host(),
                        ": a study needs a folder that all hosts share; name one with --study.out"),
@@ -207,7 +207,7 @@ void run_study(Runtime& runtime, const CommandLine& line, const std::string& tex
   StudyFolder folder(path, plan);
   create(runtime, folder, text,
          study_json(runtime, plan, data, line, stem, placement.device.str(),
-                    runtime.world()->gather_text(runtime.host())));
+                    runtime.world()->gather_text(runtime.host(), {"hosts"})));
   log_info("results  " + folder.path());
 
   // The trials.
@@ -216,8 +216,8 @@ void run_study(Runtime& runtime, const CommandLine& line, const std::string& tex
       run_trials(runtime, comm, placement.device, plan, data, folder, watchdog);
   const double seconds = unix_time() - start_s;
   at::Tensor sums = at::tensor({static_cast<double>(result.ran), result.busy_s}, at::kDouble);
-  runtime.world()->all_reduce(sums);
-  agree(*runtime.world(), [&] {
+  runtime.world()->all_reduce(sums, ReduceOp::kSum, {"trials that ranks have run"});
+  agree(*runtime.world(), {"closing the study"}, [&] {
     if (runtime.rank() != 0) return;
     folder.write_ledger();
     summarise(plan, folder, result, static_cast<int64_t>(sums[0].item<double>()),

@@ -181,7 +181,8 @@ class Runner {
       run_phase(make_phase(ranks));
       // Lanes see the end within a look of one another; on a request to stop, each after its step.
       const Watchdog::Pause others_watch_theirs(watchdog_);
-      result_.stopped = runtime_.world()->max_on_host(result_.stopped ? 1 : 0) != 0;
+      result_.stopped =
+          runtime_.world()->max_on_host(result_.stopped ? 1 : 0, {"requests to stop"}) != 0;
       if (result_.stopped) break;
     }
     progress_.clear();
@@ -197,8 +198,8 @@ class Runner {
     const int lane = runtime_.rank() / ranks;
     const int color = (lane + 1) * ranks <= runtime_.size() ? lane : -1;
     return {ranks,
-            {runtime_.world()->split(color, runtime_.rank()), comm_->split(color, runtime_.rank()),
-             device_}};
+            {runtime_.world()->split(color, runtime_.rank(), {"lanes of the study"}),
+             comm_->split(color, runtime_.rank(), {"lanes of the study"}), device_}};
   }
 
   void run_phase(const Phase& phase) {
@@ -280,7 +281,7 @@ class Runner {
     const std::string text =
         concat(found.end, " ", found.trial.has_value(), " ", trial.cell, " ",
                static_cast<int>(trial.stage), " ", write_value(trial.lr), " ", trial.seed);
-    std::istringstream in(phase.lane.host->gather_text(text).front());
+    std::istringstream in(phase.lane.host->gather_text(text, {"the next trial"}).front());
     bool end = false, has_trial = false;
     int stage = 0;
     in >> end >> has_trial >> trial.cell >> stage >> trial.lr >> trial.seed;

@@ -298,7 +298,7 @@ class Course {
     const StepTimes t = trainer_.take_times();
     at::Tensor sums = at::tensor(
         {t.data, t.forward, t.backward, t.norm_comm, t.gradient_comm, t.optimizer}, at::kDouble);
-    lane_.host->all_reduce(sums);
+    lane_.host->all_reduce(sums, ReduceOp::kSum, {"seconds of the parts of steps"});
     sums.div_(lane_.host->size());
     const auto mean = [&](int64_t i) { return sums[i].item<double>(); };
     const double steps = std::max<double>(1, static_cast<double>(trainer_.step()));
@@ -312,7 +312,7 @@ class Course {
             {"evaluation_s", evaluation_seconds_},
             {"probe_s", probe_seconds_},
             {"step_s", seconds_ / steps},
-            {"peak_tensor_bytes", lane_.host->max_on_host(peak_bytes_)},
+            {"peak_tensor_bytes", lane_.host->max_on_host(peak_bytes_, {"peak memory"})},
             {"norm_calls", per_step(t.norm_traffic.calls)},
             {"norm_bytes", per_step(t.norm_traffic.bytes)},
             {"gradient_calls", per_step(t.gradient_traffic.calls)},

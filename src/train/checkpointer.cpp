@@ -95,7 +95,7 @@ Checkpointer::Position Checkpointer::resume() {
   Checkpoint own = describe_run();
   CheckpointFolder::Found found;
   Position position;
-  agree(world, [&] {
+  agree(world, {"reading the checkpoint"}, [&] {
     if (world.rank() != 0) return;
     found = files_.newest();
     // What a run without checkpoints has left must not be lost to a new one.
@@ -113,14 +113,14 @@ Checkpointer::Position Checkpointer::resume() {
   });
   for (const std::string& warning : found.warnings) log_warning(warning);
   const std::string text = found.checkpoint ? to_json(position).dump() : "";
-  const std::string sent = world.gather_text(text).front();
+  const std::string sent = world.gather_text(text, {"the position in the checkpoint"}).front();
   if (sent.empty()) {
     log_warning("--resume: no checkpoint in '" + folder_.checkpoints() + "'; the run begins");
     return {};
   }
   position = from_json(sent, found.path);
   at::Tensor at_step = at::full({1}, found.checkpoint ? found.checkpoint->step : 0, at::kLong);
-  world.broadcast(at_step);
+  world.broadcast(at_step, 0, {"the step of the checkpoint"});
   const auto step = at_step.item<int64_t>();
   if (step > trainer_.steps_in_all()) {
     throw UsageError(concat("--resume: the run has taken ", step, " steps, and train.epochs and ",
@@ -131,7 +131,7 @@ Checkpointer::Position Checkpointer::resume() {
   if (found.checkpoint) read = {found.checkpoint->tensors.begin(), found.checkpoint->tensors.end()};
   for (auto& [name, value] : own.tensors) {
     at::Tensor host = world.rank() == 0 ? read.at(name).clone() : at::empty_like(value, at::kCPU);
-    world.broadcast(host);
+    world.broadcast(host, 0, {"the tensors of the checkpoint"});
     value = host;
   }
   trainer_.restore(own.tensors, step);
@@ -172,7 +172,7 @@ void Checkpointer::save(const MetricsRow& row) {
   checkpoint.texts[kArithmetic] = computes_with();
   checkpoint.texts["config"] = to_ini(setting_.options);
   checkpoint.texts["versions"] = version_text();
-  agree(*setting_.runtime.world(), [&] {
+  agree(*setting_.runtime.world(), {"writing a checkpoint"}, [&] {
     if (setting_.runtime.rank() != 0) return;
     checkpoint.texts[kPosition] = to_json({row, folder_.flush_metrics()}).dump();
     files_.save(checkpoint);

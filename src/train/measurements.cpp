@@ -74,14 +74,14 @@ MetricsRow measure(const MetricsRow& before, Trainer& trainer, const Score& trai
   at::Tensor times = at::tensor(
       {mine.data, mine.forward, mine.backward, mine.norm_comm, mine.gradient_comm, mine.optimizer},
       at::kDouble);
-  world.all_reduce(times);
+  world.all_reduce(times, ReduceOp::kSum, {"seconds of the parts of steps"});
   times /= world.size();
   double* const fields[] = {&row.data_s,      &row.forward_s,       &row.backward_s,
                             &row.norm_comm_s, &row.gradient_comm_s, &row.optimizer_s};
   for (int64_t i = 0; i < times.numel(); ++i) *fields[i] = times[i].item<double>();
 
   at::Tensor all = at::empty({world.size(), 1}, at::kLong);
-  world.all_gather(at::full({1}, peak_memory_bytes(device), at::kLong), all);
+  world.all_gather(at::full({1}, peak_memory_bytes(device), at::kLong), all, {"peak memory"});
   const auto* bytes = all.const_data_ptr<int64_t>();
   row.rank_peak_memory_bytes.assign(bytes, bytes + world.size());
   row.peak_memory_bytes = *std::max_element(bytes, bytes + world.size());

@@ -45,7 +45,8 @@ void print_once(const Runtime& runtime, const std::string& text) {
 std::optional<CommandLine> read_command_line(Runtime& runtime, int argc, char** argv,
                                              const ProgramOptions& program) {
   CommandLine line;
-  agree(*runtime.world(), [&] { line = parse_command_line(argc, argv, program); });
+  agree(*runtime.world(), {"reading the command line"},
+        [&] { line = parse_command_line(argc, argv, program); });
   agree_same(*runtime.world(), flags_text(line), "the command line");
   if (!line.help && !line.version) return line;
   print_once(runtime, line.help ? help_text(program) : version_text());
@@ -55,19 +56,19 @@ std::optional<CommandLine> read_command_line(Runtime& runtime, int argc, char** 
 std::string config_text(Runtime& runtime, CommandLine& line) {
   if (line.resume && line.config.empty()) {
     const std::string own = runtime.rank() == 0 ? config_of_run(line) : "";
-    line.config = runtime.world()->gather_text(own).front();
+    line.config = runtime.world()->gather_text(own, {"the configuration file's name"}).front();
   }
   std::string text;
-  agree(*runtime.world(), [&] {
+  agree(*runtime.world(), {"reading the configuration file"}, [&] {
     if (runtime.rank() == 0 && !line.config.empty()) text = read_config(line.config);
   });
-  return runtime.world()->gather_text(text).front();
+  return runtime.world()->gather_text(text, {"the configuration file"}).front();
 }
 
 std::optional<Options> read_options(Runtime& runtime, const CommandLine& line,
                                     const std::string& config) {
   Options options;
-  agree(*runtime.world(), [&] {
+  agree(*runtime.world(), {"parsing the options"}, [&] {
     options = parse_options(line, config, line.config);
     if (line.resume && options.run.out.empty()) {
       throw UsageError("--resume goes on with the run in a folder: name it with --run.out");

@@ -60,6 +60,7 @@ Replica::Replica(Network& network, const Sharding& sharding, at::ScalarType dtyp
   for (size_t i = 0; i < network.layers().size(); ++i) {
     Layer& layer = *network.layers()[i];
     Binding binding;
+    binding.layer = static_cast<int>(i);
     binding.sharding = sharding;
     for (const auto& spec : layer.parameters()) {
       const at::Tensor view = parameters_.narrow(0, offset, numel(spec)).view(spec.shape);
@@ -87,7 +88,7 @@ std::vector<at::Tensor> Replica::places(int64_t offset, const std::vector<int64_
 void Replica::sum(const at::Tensor& totals) {
   loss_parts_.copy_(totals.narrow(1, 0, 1));
   sum_shards(node_sums_, loss_parts_, losses_);
-  sums_->run();
+  sums_->run({"gradients"});
 }
 
 void Replica::reduce(const at::Tensor& totals) {
@@ -129,7 +130,7 @@ std::string Replica::digests() const {
 void Replica::check_equal() const {
   const auto entries = state_dict();
   const std::string mine = digests();
-  const auto all = comm_->gather_text(mine);
+  const auto all = comm_->gather_text(mine, {"digests of the models"});
   const size_t digits = mine.size() / std::max<size_t>(1, entries.size());
   for (size_t i = 0; i < entries.size(); ++i) {
     std::vector<std::string_view> digests;

@@ -53,9 +53,9 @@ RunFolder::RunFolder(Runtime& runtime, const Options& options, const CommandLine
     : runtime_(runtime) {
   std::string wanted = options.run.out;
   if (wanted.empty() && runtime.rank() == 0) wanted = claim_default(line.config);
-  path_ = runtime.world()->gather_text(wanted).front();
+  path_ = runtime.world()->gather_text(wanted, {"the run's folder"}).front();
   try {
-    agree(*runtime.world(), [&] {
+    agree(*runtime.world(), {"making the run's folder"}, [&] {
       if (runtime_.rank() == 0) create(line);
     });
   } catch (...) {
@@ -91,7 +91,7 @@ void RunFolder::create(const CommandLine& line) {
 }
 
 void RunFolder::begin(const Options& options, MetricsFiles::Bytes keep) {
-  agree(*runtime_.world(), [&] {
+  agree(*runtime_.world(), {"beginning the run's files"}, [&] {
     if (runtime_.rank() != 0) return;
     write_file(path_ + "/config.ini", to_ini(options));
     metrics_ = std::make_unique<MetricsFiles>(path_, keep);
@@ -107,7 +107,7 @@ bool RunFolder::has_model() const {
 }
 
 void RunFolder::write(const std::string& name, const std::string& bytes) {
-  agree(*runtime_.world(), [&] {
+  agree(*runtime_.world(), {"writing a file of the run"}, [&] {
     if (runtime_.rank() == 0) write_file(path_ + "/" + name, bytes);
   });
 }
@@ -121,7 +121,7 @@ void RunFolder::write_model(const std::string& bytes) {
 }
 
 void RunFolder::append(const MetricsRow& row) {
-  agree(*runtime_.world(), [&] {
+  agree(*runtime_.world(), {"writing the metrics"}, [&] {
     if (runtime_.rank() == 0) metrics_->append(row);
   });
 }

@@ -32,11 +32,11 @@ void take_steps(Trainer& trainer, int64_t count) {
 // Seconds of a block of steps on all ranks.
 double time_block(Trainer& trainer, Communicator& comm, at::Device device) {
   comm.wait(device);
-  comm.barrier();
+  comm.barrier({"timing of a block"});
   const auto start = Clock::now();
   take_steps(trainer, kBlockSteps);
   comm.wait(device);
-  comm.barrier();
+  comm.barrier({"timing of a block"});
   return seconds_since(start);
 }
 
@@ -79,16 +79,18 @@ void self_check(Runtime& runtime, const Options& asked) {
   const auto check = [&](const std::string& name, const CommPtr& comm) {
     Trainer trainer(comm, options, data, placement.device);
     take_steps(trainer, kSteps);
-    for (const std::string& digest :
-         runtime.world()->gather_text(sha256({trainer.replica().digests()}))) {
+    for (const std::string& digest : runtime.world()->gather_text(
+             sha256({trainer.replica().digests()}), {"digests of the models"})) {
       digests.push_back(digest);
       names.push_back(name);
     }
     log_info(concat("  ", std::left, std::setw(24), name, digests.back().substr(0, kDigits)));
   };
   check(concat(ranks, ranks == 1 ? " rank" : " ranks together"), all);
-  if (ranks > 2) check("halves of them", all->split(2 * rank / ranks, rank));
-  if (ranks > 1) check("each rank alone", all->split(rank, 0));
+  if (ranks > 2) {
+    check("halves of them", all->split(2 * rank / ranks, rank, {"halves of the ranks"}));
+  }
+  if (ranks > 1) check("each rank alone", all->split(rank, 0, {"each rank alone"}));
 
   // What it costs.
   Options quick = options;

@@ -163,7 +163,7 @@ std::optional<Score> Trainer::train_epoch(int64_t epoch) {
 
 at::Tensor Trainer::summed_correct() {
   at::Tensor correct = epoch_correct_.sum().to(at::kLong);
-  comm_->all_reduce(correct);
+  comm_->all_reduce(correct, ReduceOp::kSum, {"samples classified rightly"});
   comm_->wait(device_);
   return correct;
 }

@@ -82,7 +82,7 @@ Score Trainer::score(const Split& split, Statistics statistics, int64_t samples)
     totals.table().add_(totals_);
     counted = first + size;
   }
-  totals.run();
+  totals.run({"totals of an evaluation"});
   comm_->wait(device_);
   const at::Tensor all = totals.table()[0].cpu();
   return {all[0].item<double>(), static_cast<int64_t>(all[1].item<double>()), end};
@@ -133,7 +133,7 @@ void Trainer::recompute_statistics(int64_t samples) {
     TreeExchange pooled(mine.size(1), Fold::kMoments, device_);
     pooled.prepare(whole_.of(sharding_.shards));
     pooled.table().copy_(mine);
-    pooled.run();
+    pooled.run({"recomputed statistics"});
     comm_->wait(device_);
     norm->set_running(pooled.table()[0]);
   }
