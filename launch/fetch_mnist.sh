@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Gets MNIST: prints "<data set> <folder>" on stdout, and everything else on stderr.
 #
-#   1. the folder named by SYNCBN_MNIST_DIR, if its four IDX files (plain or .gz) are the published ones
+#   1. the folder named by SYNCBN_MNIST_DIR, if its four IDX files are the published ones: plain or .gz,
+#      also under the other names and in the folders that the trainer reads (docs/data.md)
 #   2. else data/mnist beside this script's folder, downloaded from public mirrors as far as needed
 #   3. else Debian's package dataset-fashion-mnist, the drop-in replacement (root or sudo)
 #
@@ -53,14 +54,29 @@ is_file() {
   [[ ${digest%% *} == "${digests[$name]}" ]]
 }
 
-# has_set SET FOLDER: FOLDER holds all four files of SET, plain (which the trainer prefers) or .gz.
+# path_of NAME FOLDER: the file that the trainer takes for NAME in FOLDER: with a dash or a dot, plain or
+# .gz, or in a folder of its own name. Nothing if there is none.
+path_of() {
+  local path dotted=${1/-idx/.idx}
+  for path in "$2/$1" "$2/$1.gz" "$2/$dotted" "$2/$dotted.gz" \
+    "$2"/{"$1","$1.gz","$dotted","$dotted.gz"}/{"$1","$1.gz","$dotted","$dotted.gz"}; do
+    if [[ -e $path && ! -d $path ]]; then
+      printf '%s\n' "$path"
+      return
+    fi
+  done
+}
+
+# has_set SET FOLDER: FOLDER, or torchvision's below it, holds all four files of SET.
 has_set() {
-  local name path
+  local name path folder=$2 below
+  for below in "" /raw /MNIST/raw; do
+    [[ -z $(path_of "${files[0]}" "$2$below") ]] || { folder=$2$below; break; }
+  done
   for name in "${files[@]}"; do
-    path=$2/$name
-    [[ -e $path ]] || path=$path.gz
+    path=$(path_of "$name" "$folder")
     if ! is_file "$1" "$name" "$path"; then
-      if [[ -e $path ]]; then say "$path is not the published file."; fi
+      if [[ -n $path ]]; then say "$path is not the published file."; fi
       return 1
     fi
   done

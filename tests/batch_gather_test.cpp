@@ -2,6 +2,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 
+#include <cmath>
 #include <string>
 #include <tuple>
 
@@ -25,7 +26,7 @@ Split make_split() {
     split.images.data_ptr<uint8_t>()[i] =
         static_cast<uint8_t>(random.below(256, static_cast<uint64_t>(i)));
   }
-  for (int64_t i = 0; i < kStored; ++i) split.labels.data_ptr<int64_t>()[i] = (7 * i) % kClasses;
+  for (int64_t i = 0; i < kStored; ++i) split.labels.data_ptr<int64_t>()[i] = (7 * i) % 10;
   for (int64_t row = kStored - 1; row >= 0; row -= 3) split.rows.push_back(row);
   return split;
 }
@@ -40,7 +41,7 @@ struct Batch {
 class Gather : public testing::TestWithParam<std::tuple<at::ScalarType, std::string>> {
  protected:
   at::ScalarType dtype() const { return std::get<0>(GetParam()); }
-  PixelScale scale() const { return pixel_scale(std::get<1>(GetParam())); }
+  PixelScale scale() const { return pixel_scale(std::get<1>(GetParam()), {0.1307, 0.3081}); }
 
   const Split split_ = make_split();
   const at::Device device_ = test_device();
@@ -58,7 +59,7 @@ TEST_P(Gather, RowsAreTheScaledSamples) {
   const double tolerance = dtype() == at::kFloat ? 2e-7 : 1e-15;  // half a unit in the last place
   for (int64_t i = 0; i < 5; ++i) {
     const int64_t row = kStored - 1 - 3 * samples[static_cast<size_t>(i)];
-    EXPECT_EQ(labels.data_ptr<int64_t>()[i], (7 * row) % kClasses);
+    EXPECT_EQ(labels.data_ptr<int64_t>()[i], (7 * row) % 10);
     for (int64_t p = 0; p < kPixels; ++p) {
       const double byte = split_.images.data_ptr<uint8_t>()[row * kPixels + p];
       double expected = (byte / 255 - scale().shift) / scale().divisor;
@@ -135,10 +136,44 @@ TEST_P(Gather, TensorsThatDoNotFitAreRefused) {
 }
 
 TEST(PixelScale, KnowsItsNames) {
-  EXPECT_EQ(pixel_scale("half").shift, 0.5);
-  EXPECT_FALSE(pixel_scale("half").binary);
-  EXPECT_TRUE(pixel_scale("binary").binary);
-  EXPECT_THROW(pixel_scale("unitt"), Error);
+  const PixelScale standard{0.25, 0.125};
+  EXPECT_EQ(pixel_scale("half", standard).shift, 0.5);
+  EXPECT_FALSE(pixel_scale("half", standard).binary);
+  EXPECT_TRUE(pixel_scale("binary", standard).binary);
+  EXPECT_EQ(pixel_scale("standard", standard).shift, 0.25);
+  EXPECT_EQ(pixel_scale("standard", standard).divisor, 0.125);
+  EXPECT_THROW(pixel_scale("unitt", standard), Error);
+}
+
+TEST(PixelScale, EqualPixelsHaveNoDeviation) {
+  const std::vector<uint8_t> pixels(12, 51);
+  const PixelScale standard = computed_standard(pixels.data(), 3, {0, 2, 3});
+  EXPECT_DOUBLE_EQ(standard.shift, 0.2);
+  EXPECT_EQ(standard.divisor, 0);
+  EXPECT_NO_THROW(pixel_scale("unit", standard));
+  try {
+    pixel_scale("standard", standard);
+    ADD_FAILURE() << "no error";
+  } catch (const UsageError& error) {
+    EXPECT_EQ(error.code(), ExitCode::kInputDamaged);
+    EXPECT_NE(std::string(error.what()).find("all 51"), std::string::npos) << error.what();
+  }
+}
+
+// By hand: 0, 51 and 102 are 0, 0.2 and 0.4; their variance is (0.04 + 0 + 0.04) / 3.
+TEST(PixelScale, ComputesMeanAndDeviationOfTheRowsGiven) {
+  const std::vector<uint8_t> pixels = {255, 255, 255, 0, 51, 102, 102, 51, 0};
+  const PixelScale standard = computed_standard(pixels.data(), 3, {1, 2});
+  EXPECT_DOUBLE_EQ(standard.shift, 0.2);
+  EXPECT_NEAR(standard.divisor, std::sqrt(0.08 / 3), 1e-15);
+}
+
+TEST(PixelScale, KnowsWhatWasPublished) {
+  EXPECT_EQ(published_standard("mnist")->shift, 0.1307);
+  EXPECT_EQ(published_standard("mnist")->divisor, 0.3081);
+  EXPECT_EQ(published_standard("fashion-mnist")->shift, 0.2860);
+  EXPECT_EQ(published_standard("fashion-mnist")->divisor, 0.3530);
+  EXPECT_EQ(published_standard("idx"), nullptr);
 }
 
 }  // namespace

@@ -13,7 +13,7 @@
 namespace syncbn::test {
 namespace {
 
-constexpr int64_t kPixels = 20;
+constexpr int64_t kPixels = 20, kClasses = 10;
 constexpr double kDoubleBound = 1e-10;
 
 // n noisy samples of 10 classes, the same on every rank.
@@ -78,8 +78,8 @@ Differences compare(const Options& options, const Dataset& data, int64_t steps,
   const at::ScalarType dtype = options.run.dtype == "float64" ? at::kDouble : at::kFloat;
   BatchSampler sampler(data.train.size(), options.train.batch,
                        static_cast<uint64_t>(options.run.seed), options.train.drop_last);
-  BatchGather gather(data.train, pixel_scale(options.data.scale), options.train.batch, dtype,
-                     at::kCPU);
+  BatchGather gather(data.train, pixel_scale(options.data.scale, data.standard),
+                     options.train.batch, dtype, at::kCPU);
   Differences worst;
   for (int64_t epoch = 0; trainer.step() < steps; ++epoch) {
     trainer.start_epoch(epoch);

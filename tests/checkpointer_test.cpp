@@ -99,6 +99,29 @@ TEST_F(CheckpointerTest, TheLastStepIsSavedAndNeverStopped) {
   EXPECT_EQ(saved(), Names{file(2)});
 }
 
+// Earlier versions scaled every set by MNIST's mean and deviation, and said nothing of it.
+TEST_F(CheckpointerTest, ARunThatWasScaledByMnistsConstantsIsNotGoneOnWith) {
+  begin({{"data.scale", "standard"}, {"run.checkpoint_steps", "1"}});
+  EXPECT_TRUE(step());
+  EXPECT_NO_THROW(checkpointer_->resume());
+  world()->barrier();
+  if (world()->rank() == 0) {
+    const CheckpointFolder files(folder_->checkpoints(), 2);
+    Checkpoint older = *files.newest().checkpoint;
+    EXPECT_EQ(older.texts.erase("mean and deviation of data.scale = standard"), 1u);
+    files.save(older);
+  }
+  world()->barrier();
+  try {
+    checkpointer_->resume();
+    ADD_FAILURE() << "no error";
+  } catch (const UsageError& error) {
+    EXPECT_EQ(error.code(), ExitCode::kInputDamaged) << error.what();
+    EXPECT_NE(std::string(error.what()).find("took MNIST's mean and deviation"), std::string::npos)
+        << error.what();
+  }
+}
+
 TEST_F(CheckpointerTest, ReplicasThatDifferAreNamedAndNothingIsSaved) {
   for (const char* victim : {"0.weight", "4.running_var"}) {
     SCOPED_TRACE(victim);

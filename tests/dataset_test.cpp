@@ -17,7 +17,7 @@
 namespace syncbn {
 namespace {
 
-constexpr uint32_t kTrain = 37, kTest = 11, kRows = 3, kColumns = 4;
+constexpr uint32_t kTrain = 37, kTest = 11, kRows = 3, kColumns = 4, kClasses = 10;
 constexpr const char* kTrainImages = "train-images-idx3-ubyte";
 constexpr const char* kTrainLabels = "train-labels-idx1-ubyte";
 constexpr const char* kTestImages = "t10k-images-idx3-ubyte";
@@ -207,7 +207,10 @@ TEST_F(DatasetTest, AnEmptySplitIsRefused) {
 TEST_F(DatasetTest, MissingFilesAndFolders) {
   remove(kTestLabels);
   expect_refused(ExitCode::kInputMissing,
-                 {kTestLabels, options_.data.dir, "launch/fetch_mnist.sh", "SYNCBN_MNIST_DIR"});
+                 {std::string("lacks '") + kTestLabels +
+                      "'; it holds t10k-images-idx3-ubyte.gz, "
+                      "train-images-idx3-ubyte, train-labels-idx1-ubyte. ",
+                  options_.data.dir, "launch/fetch_mnist.sh", "SYNCBN_MNIST_DIR"});
   options_.data.name = "fashion-mnist";
   expect_refused(ExitCode::kInputMissing, {kTestLabels, "dataset-fashion-mnist"});
   options_.data.dir += "/nowhere";
@@ -220,7 +223,71 @@ TEST_F(DatasetTest, AFolderOrDamageInPlaceOfAFile) {
   remove(kTrainLabels);
   if (folder_) std::filesystem::create_directory(folder_->path() / kTrainLabels);
   runtime_.world()->barrier();
-  expect_refused(ExitCode::kInputMissing, {kTrainLabels, "regular file"});
+  expect_refused(ExitCode::kInputMissing,
+                 {std::string("lacks '") + kTrainLabels, std::string(kTrainLabels) + "/"});
+  write(std::string(kTrainLabels) + ".gz", gzip(labels_file(kTrain)));
+  EXPECT_EQ(load().train.size(), kTrain);
+}
+
+TEST_F(DatasetTest, TheNumberOfClassesFollowsTheLabels) {
+  const auto write_labels = [&](const char* name, uint32_t n, int first, int classes) {
+    Bytes labels;
+    for (uint32_t i = 0; i < n; ++i) {
+      labels.push_back(static_cast<uint8_t>(first + static_cast<int>(i) % classes));
+    }
+    write(name, idx_file({n}, labels));
+  };
+  options_.data.name = "idx";
+  write_labels(kTrainLabels, kTrain, 1, 26);
+  write_labels(kTestLabels, kTest, 1, 11);
+  Dataset data = load();
+  EXPECT_EQ(data.classes, 27);
+  EXPECT_NE(data.note.find("data.label_offset = 1"), std::string::npos) << data.note;
+  options_.data.label_offset = 1;
+  data = load();
+  EXPECT_EQ(data.classes, 26);
+  EXPECT_EQ(data.note, "");
+  EXPECT_EQ(data.digests.size(), 4u);
+  for (uint32_t i = 0; i < kTrain; ++i) {
+    EXPECT_EQ(data.train.labels.const_data_ptr<int64_t>()[i], i % 26);
+  }
+  options_.data.classes = 30;
+  EXPECT_EQ(load().classes, 30);
+  options_.data.classes = 0;
+  write_labels(kTestLabels, kTest, 24, 11);  // the test labels count as well
+  EXPECT_EQ(load().classes, 34);
+}
+
+TEST_F(DatasetTest, StandardIsOfWhatIsTrainedOn) {
+  EXPECT_EQ(load().standard.shift, 0.1307);
+  options_.data.name = "idx";
+  options_.data.limit = 30;
+  options_.data.validation = "0.25";
+  const Dataset data = load();
+  double sum = 0, squares = 0;
+  const auto n = static_cast<double>(data.train.size() * kRows * kColumns);
+  for (const auto row : data.train.rows) {
+    for (uint32_t p = 0; p < kRows * kColumns; ++p) {
+      sum += pixel_of(static_cast<uint32_t>(row), p) / 255.0;
+    }
+  }
+  for (const auto row : data.train.rows) {
+    for (uint32_t p = 0; p < kRows * kColumns; ++p) {
+      squares += std::pow(pixel_of(static_cast<uint32_t>(row), p) / 255.0 - sum / n, 2);
+    }
+  }
+  EXPECT_NEAR(data.standard.shift, sum / n, 1e-14);
+  EXPECT_NEAR(data.standard.divisor, std::sqrt(squares / n), 1e-14);
+  expect_same_everywhere(concat(std::hexfloat, data.standard.shift, data.standard.divisor));
+}
+
+TEST_F(DatasetTest, TellsTheFolderThatNamesTheFiles) {
+  const std::string dir = options_.data.dir;
+  EXPECT_EQ(load().dir, dir);
+  options_.data.dir = dir + "/nothing/..";
+  if (folder_) std::filesystem::create_directory(folder_->path() / "nothing");
+  runtime_.world()->barrier();
+  EXPECT_EQ(load().dir, dir);
 }
 
 TEST_F(DatasetTest, ALabelOverNine) {
@@ -228,7 +295,8 @@ TEST_F(DatasetTest, ALabelOverNine) {
   labels[8 + 23] = 10;
   labels[8 + 30] = 255;
   write(kTrainLabels, labels);
-  expect_refused(ExitCode::kInputDamaged, {kTrainLabels, "label 23 is 10"});
+  expect_refused(ExitCode::kInputDamaged, {kTrainLabels, "label 23 is 10", "expected 0 to 9",
+                                           "--data.name idx", "--data.label_offset"});
 }
 
 TEST_F(DatasetTest, CountsThatDiffer) {
@@ -271,8 +339,16 @@ TEST_F(DatasetTest, SyntheticIsTheSameEverywhereAndOfTheSeed) {
   for (int64_t label = 0; label < kClasses; ++label) {
     EXPECT_EQ(data.train.labels.eq(label).sum().item<int64_t>(), 200);
   }
+  EXPECT_EQ(data.classes, kClasses);
+  EXPECT_EQ(data.dir, "");
   options_.run.seed = 6;
   EXPECT_FALSE(at::equal(load().train.images, data.train.images));
+  options_.run.seed = 5;
+  options_.data.classes = 25;
+  const Dataset more = load();
+  EXPECT_EQ(more.classes, 25);
+  EXPECT_EQ(more.train.labels.max().item<int64_t>(), 24);
+  EXPECT_TRUE(at::equal(more.train.images.narrow(0, 0, 10), data.train.images.narrow(0, 0, 10)));
 }
 
 // Nearest class mean of the training samples: learnable, and more than one pixel decides.
@@ -290,6 +366,5 @@ TEST_F(DatasetTest, SyntheticCanBeLearnt) {
   EXPECT_GE(found.eq(data.validation.labels).sum().item<int64_t>(), 475);  // of 500
 }
 
-/// The files that SYNCBN_MNIST_DIR names.
 }  // namespace
 }  // namespace syncbn

@@ -18,6 +18,8 @@ const std::map<std::string, std::string>& other_values() {
   static const std::map<std::string, std::string> values = {
       {"data.name", "synthetic"},
       {"data.dir", "some folder/é"},
+      {"data.classes", "47"},
+      {"data.label_offset", "1"},
       {"data.limit", "1000"},
       {"data.scale", "half"},
       {"data.augment", "crop"},
@@ -223,6 +225,11 @@ const std::vector<BadValue>& bad_values() {
       {"model.hidden", "1048577", "from 1 to 1048576"},
       {"model.init_std", "0", "above 0"},
       {"data.limit", "-1", "from 0"},
+      {"data.name", "emnist", "mnist | fashion-mnist | synthetic | idx"},
+      {"data.classes", "-1", "from 0 to 65536"},
+      {"data.classes", "1", "at least 2 classes"},
+      {"data.classes", "65537", "from 0 to 65536"},
+      {"data.label_offset", "-1", "from 0 to 65536"},
       {"data.validation", "0", "fraction"},
       {"data.validation", "1", "fraction"},
       {"data.validation", "train", "fraction"},
@@ -279,8 +286,7 @@ TEST(Options, SettingsThatContradictEachOther) {
   EXPECT_EQ(parse_sizes("model.hidden", parse({"--model.hidden", layers}).model.hidden).size(),
             64u);
   expect_usage({"--model.hidden", layers + ",8"}, {"model.hidden", "at most 64 layers"});
-  EXPECT_NO_THROW(parse({"--model.hidden", "32768,31984"}));  // 784 inputs: 2^30 weights
-  expect_usage({"--model.hidden", "32768,31985"}, {"model.hidden", "at most 1073741824 weights"});
+  expect_usage({"--data.name", "idx"}, {"data.dir", "which data.name = idx needs"});
   for (const std::string out : {"a#b", " a", "a ", "a\nb", "a\tb"}) {
     expect_usage({"--run.out", out}, {"--run.out", "control characters"});
   }
@@ -310,6 +316,15 @@ TEST(Options, HelpListsTheWordsThatAreAccepted) {
     }
   });
   EXPECT_EQ(lists, 16u);
+}
+
+TEST(Options, TheBoundOnWeightsFollowsTheData) {
+  const Options options = parse({"--model.hidden", "32768,31968"});
+  EXPECT_NO_THROW(validate_for_data(options, 784, 16));  // 2^30 weights
+  for (const auto& [inputs, classes] : {std::pair(784, 17), std::pair(785, 16)}) {
+    expect_error([&, in = inputs, out = classes] { validate_for_data(options, in, out); },
+                 ExitCode::kUsage, {"--model.hidden", "at most 1073741824 weights"});
+  }
 }
 
 void expect_ranks_error(const std::vector<std::string>& words, int ranks,

@@ -22,8 +22,10 @@
 namespace syncbn {
 
 struct DataOptions {
-  std::string name = "mnist";       // mnist | fashion-mnist | synthetic
+  std::string name = "mnist";       // mnist | fashion-mnist | synthetic | idx
   std::string dir;                  // empty: $SYNCBN_MNIST_DIR, else data/<name>
+  int64_t classes = 0;              // 0: 10, or for idx as many as the labels tell
+  int64_t label_offset = 0;         // the label of the first class
   int64_t limit = 0;                // 0: all
   std::string scale = "unit";       // unit | half | standard | binary
   std::string augment = "none";     // none | crop | crop-flip
@@ -110,11 +112,16 @@ struct Options {
 /// Calls f("train.batch", field, "help") for each option, in the order of --help.
 template <class O, class F, OnlyFor<O, Options> = 0>
 void for_each_option(O& o, F&& f) {
-  f("data.name", o.data.name, "data set: mnist | fashion-mnist | synthetic");
+  f("data.name", o.data.name,
+    "data set: mnist | fashion-mnist | synthetic | idx (any four IDX files, in data.dir)");
   f("data.dir", o.data.dir, "folder of the four IDX files [$SYNCBN_MNIST_DIR, else data/<name>]");
+  f("data.classes", o.data.classes,
+    "number of classes (0: 10, or for idx as many as the labels tell)");
+  f("data.label_offset", o.data.label_offset, "label of the first class (EMNIST letters: 1)");
   f("data.limit", o.data.limit, "use the first n training samples only (0: all)");
   f("data.scale", o.data.scale,
-    "pixel scaling: unit (x/255) | half ((x/255-0.5)/0.5) | standard (MNIST mean and deviation) | "
+    "pixel scaling: unit (x/255) | half ((x/255-0.5)/0.5) | standard (the set's mean and "
+    "deviation) | "
     "binary (1 where x/255 > 0.5, else 0)");
   f("data.augment", o.data.augment,
     "what is trained on: none (the images as they are) | crop (moved by up to 2 pixels) | "
@@ -212,6 +219,17 @@ std::string to_ini(const Options& options);
 /// Checks every value's range and how they go together; needs no rank count and no data.
 /// Throws UsageError: key, value, expected, code 78 if the value came from the file, else 64.
 void validate(const Options& options);
+
+/// Whether config.ini gives this text back unchanged as a path, as `validate` asks of data.dir;
+/// false for an empty one.
+bool is_storable_path(const std::string& path);
+
+/// The most classes that data.classes, or a set's labels, may ask for.
+constexpr int64_t kMostClasses = int64_t{1} << 16;
+
+/// Checks what depends on the data: that there are at most 2^30 weights. Throws UsageError as
+/// `validate` does.
+void validate_for_data(const Options& options, int64_t inputs, int64_t classes);
 
 /// Checks what depends on the rank count: that B is at most 2^30, that the scaled rate is finite,
 /// that M (norm.kind = batch) is from 2 to B and divides B if it is a number. Ranks need not divide

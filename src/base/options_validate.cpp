@@ -16,7 +16,7 @@ constexpr int64_t kMaxEpochs = int64_t{1} << 20;
 constexpr int64_t kMaxSeconds = int64_t{1} << 30;
 constexpr int64_t kMaxShards = int64_t{1} << 12;
 constexpr size_t kMaxLayers = 64;
-constexpr int64_t kLargestInput = 784, kMaxWeights = int64_t{1} << 30;
+constexpr int64_t kMaxWeights = int64_t{1} << 30;
 
 // A value's check: throws the error that names the key, what is expected and what was found.
 class Checker {
@@ -51,9 +51,7 @@ class Checker {
 
   // A text must come back unchanged from the config.ini that is saved with the run.
   void path(const std::string& key, const std::string& value) const {
-    const bool control = std::any_of(value.begin(), value.end(),
-                                     [](unsigned char c) { return c < ' ' || c == 127; });
-    holds(!control && value.find('#') == std::string::npos && trim(value) == value, key,
+    holds(value.empty() || is_storable_path(value), key,
           "a path without control characters, '#' (it starts a comment in a configuration file) "
           "and spaces at either end");
   }
@@ -70,8 +68,13 @@ class Checker {
 };
 
 void check_data(const Checker& check, const DataOptions& data) {
-  check.word("data.name", data.name, {"mnist", "fashion-mnist", "synthetic"});
+  check.word("data.name", data.name, {"mnist", "fashion-mnist", "synthetic", "idx"});
   check.path("data.dir", data.dir);
+  check.holds(data.name != "idx" || !data.dir.empty(), "data.dir",
+              "the folder of the four files, which data.name = idx needs");
+  check.whole("data.classes", data.classes, 0, kMostClasses);
+  check.holds(data.classes != 1, "data.classes", "at least 2 classes, or 0");
+  check.whole("data.label_offset", data.label_offset, 0, kMostClasses);
   check.whole("data.limit", data.limit, 0, kMaxBatch);
   check.word("data.scale", data.scale, {"unit", "half", "standard", "binary"});
   check.word("data.augment", data.augment, {"none", "crop", "crop-flip"});
@@ -79,15 +82,20 @@ void check_data(const Checker& check, const DataOptions& data) {
               "test, or a fraction above 0 and below 1");
 }
 
+int64_t weights_of(const ModelOptions& model, int64_t inputs, int64_t classes) {
+  int64_t weights = 0, from = inputs;
+  for (const int64_t size : parse_sizes("model.hidden", model.hidden)) {
+    weights += from * size;
+    from = size;
+  }
+  return weights + from * classes;
+}
+
 void check_model(const Checker& check, const ModelOptions& model) {
   check.holds(check.sizes("model.hidden", model.hidden).size() <= kMaxLayers, "model.hidden",
               concat("at most ", kMaxLayers, " layers"));
-  int64_t weights = 0, inputs = kLargestInput;
-  for (const int64_t size : check.sizes("model.hidden", model.hidden)) {
-    weights += inputs * size;
-    inputs = size;
-  }
-  check.holds(weights <= kMaxWeights, "model.hidden", concat("at most ", kMaxWeights, " weights"));
+  check.holds(weights_of(model, 1, 1) <= kMaxWeights, "model.hidden",
+              concat("at most ", kMaxWeights, " weights"));  // more with the data's inputs
   check.word("model.activation", model.activation, {"relu", "sigmoid", "tanh"});
   check.word("model.init", model.init, {"torch", "he", "glorot", "normal"});
   check.number("model.init_std", model.init_std, model.init_std > 0, "a number above 0");
@@ -194,6 +202,18 @@ void validate(const Options& options) {
   check_rate(check, options.train);
   check_seed(check, options.seed);
   check_run(check, options.run);
+}
+
+bool is_storable_path(const std::string& path) {
+  const bool control =
+      std::any_of(path.begin(), path.end(), [](unsigned char c) { return c < ' ' || c == 127; });
+  return !path.empty() && !control && path.find('#') == std::string::npos && trim(path) == path;
+}
+
+void validate_for_data(const Options& options, int64_t inputs, int64_t classes) {
+  Checker(options).holds(weights_of(options.model, inputs, classes) <= kMaxWeights, "model.hidden",
+                         concat("at most ", kMaxWeights, " weights with the ", inputs,
+                                " inputs and ", classes, " classes of ", options.data.name));
 }
 
 std::string batch_key(const TrainOptions& options) {

@@ -80,14 +80,6 @@ struct BatchGather::Staging {
         index(at::empty({capacity, pixels}, at::device(device).dtype(at::kInt))) {}
 };
 
-PixelScale pixel_scale(const std::string& name) {
-  if (name == "unit") return {0, 1};
-  if (name == "half") return {0.5, 0.5};
-  if (name == "standard") return {0.1307, 0.3081};
-  SYNCBN_CHECK(name == "binary", "unknown data.scale ", name);
-  return {0.5, 1, /*binary=*/true};
-}
-
 BatchGather::BatchGather(const Split& split, PixelScale scale, int64_t capacity,
                          at::ScalarType dtype, at::Device device)
     : split_(split), capacity_(capacity), table_(scale_table(scale, dtype)), device_(device) {

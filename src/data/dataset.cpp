@@ -5,28 +5,19 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
-#include <cstdlib>
-#include <cstring>
-#include <filesystem>
 #include <numeric>
 #include <sstream>
 
 #include "base/random.hpp"
-#include "data/idx.hpp"
+#include "data/samples.hpp"
 
 namespace syncbn {
 namespace {
 
-namespace fs = std::filesystem;
-
-// The order everywhere below: training images, training labels, test images, test labels.
-constexpr std::array<const char*, 4> kFiles = {"train-images-idx3-ubyte", "train-labels-idx1-ubyte",
-                                               "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"};
-using Arrays = std::array<IdxArray, 4>;
-
 struct Published {
   const char* name;
-  std::array<const char*, 4> digests;  // SHA-256 of the uncompressed files, in the order of kFiles
+  std::array<const char*, 4>
+      digests;  // SHA-256 of the uncompressed files, in the order of kDataFiles
 };
 constexpr std::array<Published, 2> kPublished = {{
     {"mnist",
@@ -40,154 +31,56 @@ constexpr std::array<Published, 2> kPublished = {{
       "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
       "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"}},
 }};
-constexpr const char* kDebianFashionMnist = "/usr/share/datasets/fashion-mnist";
-
-[[noreturn]] void damaged(const std::string& message) {
-  throw Error(message, ExitCode::kInputDamaged);
-}
-
-std::string data_folder(const DataOptions& options) {
-  if (!options.dir.empty()) return options.dir;
-  const char* named = std::getenv("SYNCBN_MNIST_DIR");
-  if (options.name == "mnist" && named != nullptr && *named != '\0') return named;
-  const std::string own = "data/" + options.name;
-  const bool debian = options.name == "fashion-mnist" && !fs::exists(own);
-  return debian && fs::exists(kDebianFashionMnist) ? kDebianFashionMnist : own;
-}
-
-std::string find_file(const DataOptions& options, const std::string& folder,
-                      const std::string& file) {
-  for (const char* suffix : {"", ".gz"}) {
-    const fs::path path = fs::path(folder) / (file + suffix);
-    std::error_code error;
-    if (fs::exists(path, error)) return path.string();
-  }
-  const bool mnist = options.name == "mnist";
-  throw Error(
-      concat("Data set ", options.name, ": neither '", file, "' nor '", file, ".gz' is in '",
-             folder, "'. ",
-             mnist ? "Fetch the files with launch/fetch_mnist.sh"
-                   : "Install Debian's package dataset-fashion-mnist",
-             ", or name their folder with --data.dir", mnist ? " or SYNCBN_MNIST_DIR." : "."),
-      ExitCode::kInputMissing);
-}
-
-/// Images and labels of one purpose must fit together.
-void check_pair(const IdxArray& images, const IdxArray& labels, const std::string& images_name,
-                const std::string& labels_name) {
-  if (images.sizes.size() != 3) {
-    damaged(concat("'", images_name, "': expected 3 dimensions (images), found ",
-                   images.sizes.size(), "."));
-  }
-  if (labels.sizes.size() != 1) {
-    damaged(concat("'", labels_name, "': expected 1 dimension (labels), found ",
-                   labels.sizes.size(), "."));
-  }
-  if (images.bytes.empty()) {
-    damaged(concat("'", images_name, "' holds no images: its sizes are ", images.sizes[0], " x ",
-                   images.sizes[1], " x ", images.sizes[2], "."));
-  }
-  if (images.sizes[0] != labels.sizes[0]) {
-    damaged(concat("'", images_name, "' holds ", images.sizes[0], " images but '", labels_name,
-                   "' holds ", labels.sizes[0], " labels; expected as many labels as images."));
-  }
-  const auto bad = std::find_if(labels.bytes.begin(), labels.bytes.end(),
-                                [](uint8_t label) { return label >= kClasses; });
-  if (bad != labels.bytes.end()) {
-    damaged(concat("'", labels_name, "': label ", bad - labels.bytes.begin(), " is ", int{*bad},
-                   ", expected 0 to ", kClasses - 1, "."));
-  }
-}
-
-Arrays read_files(const DataOptions& options) {
-  const std::string folder = data_folder(options);
-  Arrays arrays;
-  std::array<std::string, 4> paths;
-  for (size_t f = 0; f < 4; ++f) {
-    paths[f] = find_file(options, folder, kFiles[f]);
-    arrays[f] = read_idx(paths[f]);
-  }
-  check_pair(arrays[0], arrays[1], paths[0], paths[1]);
-  check_pair(arrays[2], arrays[3], paths[2], paths[3]);
-  const auto &train = arrays[0].sizes, &test = arrays[2].sizes;
-  if (train[1] != test[1] || train[2] != test[2]) {
-    damaged(concat("'", paths[2], "' holds images of ", test[1], " x ", test[2], " pixels but '",
-                   paths[0], "' of ", train[1], " x ", train[2], "; expected the same size."));
-  }
-  return arrays;
-}
-
-/// n samples in turn of the 10 classes: the class's prototype plus normal noise. `first` numbers
-/// them through, so that training and test samples differ.
-void make_samples(uint64_t seed, uint64_t first, int64_t n, IdxArray& images, IdxArray& labels) {
-  constexpr int64_t kSide = 28, kPixels = kSide * kSide;
-  constexpr double kContrast = 48, kNoise = 60;  // classes overlap little, but in no single pixel
-  const RandomStream prototypes(seed, Stream::kSynthetic, 0);
-  images = {{n, kSide, kSide}, {}};
-  labels = {{n}, {}};
-  images.bytes.reserve(static_cast<size_t>(n * kPixels));
-  for (int64_t i = 0; i < n; ++i) {
-    const int64_t label = i % kClasses;
-    const RandomStream noise(seed, Stream::kSynthetic, 1 + first + static_cast<uint64_t>(i));
-    for (int64_t p = 0; p < kPixels; ++p) {
-      const double prototype = prototypes.uniform(static_cast<uint64_t>(label * kPixels + p)) - 0.5;
-      const double value =
-          128 + kContrast * prototype + kNoise * noise.normal(static_cast<uint64_t>(p));
-      images.bytes.push_back(static_cast<uint8_t>(std::lround(std::clamp(value, 0.0, 255.0))));
-    }
-    labels.bytes.push_back(static_cast<uint8_t>(label));
-  }
-}
-
-Arrays make_synthetic(uint64_t seed) {
-  constexpr int64_t kTrain = 2000, kTest = 500;
-  Arrays arrays;
-  make_samples(seed, 0, kTrain, arrays[0], arrays[1]);
-  make_samples(seed, kTrain, kTest, arrays[2], arrays[3]);
-  return arrays;
-}
-
-/// What all ranks must agree on before the data is mapped: one line per array, in the order of
-/// kFiles.
+/// What all ranks must agree on before the data is mapped.
 struct Manifest {
-  std::array<std::string, 4> digests;                             // SHA-256
-  std::array<int64_t, 4> samples{}, bytes_per_sample{}, width{};  // of labels: no width
+  struct Shape {
+    int64_t samples = 0, bytes_per_sample = 0, width = 0;
+  };
+  std::array<std::string, 4> digests;  // SHA-256, in the order of kDataFiles
+  Shape train, test;
+  int64_t classes = 0, smallest_label = 0;
 
   explicit Manifest(const std::string& text) {
     std::istringstream in(text);
-    std::string file;
-    for (size_t f = 0; f < 4; ++f) {
-      in >> file >> digests[f] >> samples[f] >> bytes_per_sample[f] >> width[f];
+    std::string word;
+    for (std::string& digest : digests) in >> word >> digest;
+    for (Shape* shape : {&train, &test}) {
+      in >> word >> shape->samples >> shape->bytes_per_sample >> shape->width;
     }
+    in >> word >> classes >> word >> smallest_label;
     SYNCBN_CHECK(!in.fail(), "The manifest of the data is '", text, "'.");
   }
-  static std::string write(const Arrays& arrays) {
+  static std::string write(const AllSamples& all) {
     std::string text;
-    for (size_t f = 0; f < 4; ++f) {
-      const auto samples = static_cast<size_t>(arrays[f].sizes[0]);
-      text += concat(kFiles[f], " ", idx_digest(arrays[f]), " ", samples, " ",
-                     arrays[f].bytes.size() / samples, " ", arrays[f].sizes.back(), "\n");
-    }
-    return text;
+    for (size_t f = 0; f < 4; ++f) text += concat(kDataFiles[f], " ", all.digests[f], "\n");
+    const auto shape = [&](const char* name, const Samples& samples) {
+      text += concat(name, " ", samples.size(), " ", samples.bytes_per_sample(), " ",
+                     samples.width(), "\n");
+    };
+    shape("train", all.train);
+    shape("test", all.test);
+    return text + concat("classes ", all.classes, "\nsmallest_label ", all.smallest_label, "\n");
   }
 };
 
-/// Collective. Node leaders make the arrays and compare what they made; every rank learns the
+/// Collective. Node leaders get the samples and compare what they got; every rank learns the
 /// shapes.
-Manifest load_arrays(Runtime& runtime, const Options& options, Arrays& arrays) {
+Manifest load_samples(Runtime& runtime, const Options& options, AllSamples& all) {
   const bool leader = runtime.local_rank() == 0;
   std::string mine;
   agree(*runtime.world(), {"loading the data set"}, [&] {
     if (!leader) return;
-    arrays = options.data.name == "synthetic" ? make_synthetic(seed_of(options, Stream::kSynthetic))
-                                              : read_files(options.data);
-    mine = Manifest::write(arrays);
+    all = options.data.name == "synthetic"
+              ? make_samples(seed_of(options, Stream::kSynthetic), options.data)
+              : read_samples(options);
+    mine = Manifest::write(all);
   });
   const std::string first =
       runtime.world()->gather_text(mine, {"the data set"}).front();  // rank 0 leads its node
   if (!leader) mine = first;
   agree_same(*runtime.world(), mine,
-             "the data set (file, SHA-256, samples, bytes and width of each)");
+             "the data set (SHA-256 of each file; samples, bytes and width of training and test; "
+             "classes)");
   return Manifest(mine);
 }
 
@@ -200,19 +93,16 @@ at::Tensor shared_tensor(Runtime& runtime, at::IntArrayRef sizes, at::ScalarType
       data, sizes, [memory](void*) {}, at::TensorOptions().dtype(dtype));
 }
 
-/// Collective over the node. The split of all stored samples of one images array and its labels.
-Split share_split(Runtime& runtime, const Manifest& manifest, const Arrays& arrays, size_t images) {
-  const size_t labels = images + 1;
-  const int64_t n = manifest.samples[images];
+/// Collective over the node. The split of all samples of one purpose; `samples` on its leader.
+Split share_split(Runtime& runtime, const Manifest::Shape& shape, const Samples& samples) {
+  const int64_t n = shape.samples;
   Split split;
-  split.images = shared_tensor(runtime, {n, manifest.bytes_per_sample[images]}, at::kByte);
+  split.images = shared_tensor(runtime, {n, shape.bytes_per_sample}, at::kByte);
   split.labels = shared_tensor(runtime, {n}, at::kLong);
-  split.width = manifest.width[images];
+  split.width = shape.width;
   if (runtime.local_rank() == 0) {
-    std::copy(arrays[images].bytes.begin(), arrays[images].bytes.end(),
-              split.images.data_ptr<uint8_t>());
-    std::copy(arrays[labels].bytes.begin(), arrays[labels].bytes.end(),
-              split.labels.data_ptr<int64_t>());
+    std::copy(samples.pixels.begin(), samples.pixels.end(), split.images.data_ptr<uint8_t>());
+    std::copy(samples.labels.begin(), samples.labels.end(), split.labels.data_ptr<int64_t>());
   }
   runtime.node_barrier();
   split.rows.resize(static_cast<size_t>(n));
@@ -264,11 +154,20 @@ std::string describe_digests(const std::string& name, const std::array<std::stri
     if (same) return concat("The files given as ", name, " are those of ", set.name, ".");
     if (set.name != name) continue;
     for (size_t f = 0; f < 4; ++f) {
-      if (digests[f] != set.digests[f]) unknown += concat(unknown.empty() ? "" : ", ", kFiles[f]);
+      if (digests[f] != set.digests[f])
+        unknown += concat(unknown.empty() ? "" : ", ", kDataFiles[f]);
     }
   }
   return concat("Not the published ", name, ": the SHA-256 of ", unknown,
                 " differs. Training goes on with the files as they are.");
+}
+
+/// What is worth saying about data whose digests nobody has published.
+std::string describe_labels(const Options& options, const Manifest& manifest) {
+  if (options.data.name != "idx" || manifest.smallest_label == 0) return "";
+  return concat("No label is below ", options.data.label_offset + manifest.smallest_label,
+                ", so that some outputs stand for no class; data.label_offset = ",
+                options.data.label_offset + manifest.smallest_label, " leaves them out.");
 }
 
 }  // namespace
@@ -278,17 +177,25 @@ Dataset load_dataset(Runtime& runtime, const Options& options) {
   data.name = options.data.name;
   const bool published = std::any_of(kPublished.begin(), kPublished.end(),
                                      [&](const Published& set) { return set.name == data.name; });
-  Arrays arrays;  // filled on node leaders only
-  const Manifest manifest = load_arrays(runtime, options, arrays);
-  if (published) {
-    for (size_t f = 0; f < 4; ++f) data.digests[kFiles[f]] = manifest.digests[f];
-    data.note = describe_digests(data.name, manifest.digests);
+  AllSamples all;  // filled on node leaders only
+  const Manifest manifest = load_samples(runtime, options, all);
+  data.classes = manifest.classes;
+  data.dir = runtime.world()->gather_text(all.dir, {"the data folder"}).front();
+  if (data.name != "synthetic") {
+    for (size_t f = 0; f < 4; ++f) data.digests[kDataFiles[f]] = manifest.digests[f];
   }
-  data.train = share_split(runtime, manifest, arrays, 0);
+  data.note = published ? describe_digests(data.name, manifest.digests)
+                        : describe_labels(options, manifest);
+  data.train = share_split(runtime, manifest.train, all.train);
   apply_limit(options, data.train);
-  data.test = share_split(runtime, manifest, arrays, 2);
+  data.test = share_split(runtime, manifest.test, all.test);
   const auto fraction = validation_fraction(options.data);
   data.validation = fraction ? take_fraction(options, *fraction, data.train) : data.test;
+  const PixelScale* standard = published_standard(data.name);
+  data.standard = standard != nullptr
+                      ? *standard
+                      : computed_standard(data.train.images.const_data_ptr<uint8_t>(),
+                                          data.train.pixels(), data.train.rows);
   return data;
 }
 

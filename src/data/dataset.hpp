@@ -12,16 +12,15 @@
 #include "base/options.hpp"
 #include "comm/runtime.hpp"
 #include "data/augmentation.hpp"
+#include "data/pixel_scale.hpp"
 
 namespace syncbn {
-
-constexpr int64_t kClasses = 10;
 
 /// Samples of one purpose: rows of shared storage. Sample i is storage row rows[i].
 struct Split {
   at::Tensor images;  ///< (stored, pixels) uint8, CPU, read-only, shared by the node's ranks
-  at::Tensor labels;  ///< (stored) int64, CPU, each in [0, kClasses)
-  int64_t width = 0;  ///< pixels of an image's row
+  at::Tensor labels;  ///< (stored) int64, CPU, each in [0, classes)
+  int64_t width = 0;  ///< pixels of an image's row; 0: features without rows and columns
   std::vector<int64_t> rows;  ///< this split's storage rows
   int64_t size() const { return static_cast<int64_t>(rows.size()); }
   int64_t pixels() const { return images.size(1); }
@@ -32,39 +31,34 @@ struct Dataset {
   std::string name;
   Split train, validation;
   Split test;  ///< the test images, whatever is validated on
-  /// File name → SHA-256 of its uncompressed bytes, for the run's metadata; empty for synthetic.
+  int64_t classes = 10;
+  /// The mean and deviation of the inputs: published with the data set, else of data.train.
+  PixelScale standard;
+  std::string dir;  ///< the data.dir that names these files, absolute, on rank 0; empty: synthetic
+  /// MNIST's name of each file → SHA-256 of its uncompressed bytes, for the run's metadata; empty
+  /// for synthetic.
   std::map<std::string, std::string> digests;
-  /// One line for the log when something about the data needs saying (an unknown digest), else
-  /// empty.
+  /// One line for the log when something about the data needs saying (an unknown digest,
+  /// outputs without a class), else empty.
   std::string note;
 };
 
 /// Collective. Loads `options.data.name` (options as `validate` leaves them); local rank 0 of each
 /// node reads the files, the others map them.
-///   folder       data.dir, else $SYNCBN_MNIST_DIR (mnist only), else data/<name>; fashion-mnist is
-///                also found where Debian's package puts it, /usr/share/datasets/fashion-mnist
-///   files        train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-…, with or without .gz;
-///                all four are read and checked, whichever are used
-///   synthetic    10 noisy class prototypes made from run.seed, 2,000 training and 500 test samples
-///                of 28×28, learnable and the same everywhere
+///   files        those that find_data_files finds; all four are read and checked, whichever are
+///                used
+///   classes      data.classes, else 10, or for idx up to the largest label (see read_samples)
+///   synthetic    noisy class prototypes made from run.seed, 2,000 training and 500 test samples of
+///                28×28, learnable and the same everywhere
 ///   data.limit   the first n training samples only (0: all), before any split
 ///   validation   "test": the test set, in the same memory; a fraction f in (0, 1): round(f·n)
 ///                training samples chosen by a permutation of (seed.split, Stream::kSplit), the
 ///                rest for training
 /// Throws UsageError on all ranks: 66 (a file is missing: says which, where, and how to get it), 65
-/// (damaged, label over 9 with its index, image and label counts differ, no images), 76 (nodes see
-/// different content), 64 or 78 (data.limit exceeds the set; data.validation leaves a split empty).
+/// (damaged, a label out of range with its index, image and label counts differ, no images), 76
+/// (nodes see different content), 64 or 78 (data.limit exceeds the set; data.validation leaves a
+/// split empty).
 Dataset load_dataset(Runtime& runtime, const Options& options);
-
-/// Pixel scaling y = (x/255 − shift) / divisor; `binary`: then 1 where that is above 0, else 0.
-struct PixelScale {
-  double shift = 0, divisor = 1;
-  bool binary = false;
-};
-/// unit: x/255 · binary: 1 where x/255 > 0.5, else 0 · half: (x/255 − 0.5)/0.5 · standard: MNIST's
-/// training mean 0.1307 and deviation 0.3081 (of x/255, computed over the 60,000 training images; a
-/// test recomputes them).
-PixelScale pixel_scale(const std::string& name);
 
 /// Copies batches out of a split, scaling as it goes: one pass, no tensor allocated after
 /// construction.

@@ -1,10 +1,12 @@
-// IDX files, the format of MNIST: http-era big-endian arrays of unsigned bytes (LeCun's MNIST
-// page).
+// IDX files, the format of MNIST: http-era big-endian arrays (LeCun's MNIST page).
 //
-// magic 00 00 08 d (d = 1 or 3 dimensions), d big-endian 32-bit sizes, then exactly their product
-// of bytes. Plain or gzip, told apart by the first two bytes. Everything is checked before and
-// while reading: regular file, magic, sizes, product without overflow, payload to the byte, no
-// trailing bytes; a gzip stream is inflated to no more than its own header announces.
+// magic 00 00 type d (d = 1 to 4 dimensions), d big-endian 32-bit sizes, then exactly their product
+// of elements: unsigned bytes (type 8), or big-endian 32-bit integers (type 12), as which QMNIST
+// stores its labels. Plain or gzip, told apart by the first two bytes; of gzip what `gunzip -t`
+// accepts with status 0: several members, any header fields, zeros behind the last member.
+// Everything is checked before and while reading: regular file, magic, sizes, product without
+// overflow, payload to the byte, no trailing bytes; a gzip stream is inflated to no more than its
+// own header announces.
 //
 // Errors (Error with the code, message names file, expected and found): kInputMissing (66) for a
 // path that is missing, unreadable, or not a regular file; kInputDamaged (65) for anything wrong
@@ -17,9 +19,16 @@
 
 namespace syncbn {
 
+/// The third byte of the magic.
+enum class IdxType : uint8_t { kUnsignedByte = 0x08, kInt = 0x0C };
+
 struct IdxArray {
-  std::vector<int64_t> sizes;  ///< (N) or (N, rows, columns)
-  std::vector<uint8_t> bytes;  ///< product of sizes
+  std::vector<int64_t> sizes;  ///< (N), (N, rows, columns), …
+  std::vector<uint8_t> bytes;  ///< the elements as the file has them
+  IdxType type = IdxType::kUnsignedByte;
+
+  size_t element_bytes() const { return type == IdxType::kInt ? 4 : 1; }
+  int32_t int_at(size_t element) const;  ///< of type kInt
 };
 
 /// Reads and checks a whole file.

@@ -142,7 +142,7 @@ def differing(table: Table | None) -> list[str]:
 
 def versions(results: Results, study: dict) -> list[tuple[str, str]]:
     """What a study ran with: versions, data, machines."""
-    data = [(f"data {name}: {file}", f"sha256 {digest}")
+    data = [(f"data {name}: {file}", f"sha256 {digest}" if digest else "")
             for name, files in study.get("data", {}).items() for file, digest in files.items()]
     plain = [(key, value if isinstance(value, str) else json.dumps(value))
              for key, value in study.get("versions", {}).items()]

@@ -25,7 +25,7 @@ std::string reason_to_drop(const Cell& cell, DataSets& data) {
   try {
     const auto of_trial = static_cast<int>(study.ranks);
     validate_for_ranks(cell.options.train, of_trial);
-    check_options(cell.options.train, samples.train.size(), of_trial);
+    check_options(cell.options.train, samples, of_trial);
   } catch (const UsageError& error) {
     return error.what();
   }
@@ -204,14 +204,20 @@ const Dataset& DataSets::of(const Options& options) {
   Options shared = options;
   shared.run.seed = 1;  // trials of all seeds share the data
   const auto& data = shared.data;
-  const std::string name = concat(data.name, " ", data.dir, " ", data.limit, " ", data.validation,
-                                  " ", shared.seed.split);
+  const std::string name =
+      concat(data.name, " ", data.dir, " ", data.classes, " ", data.label_offset, " ", data.limit,
+             " ", data.validation, " ", shared.seed.split);
   auto& set = sets_[name];
   if (set) return *set;
   set = std::make_unique<Dataset>(load_dataset(runtime_, shared));
+  order_.push_back(set.get());
   uint64_t index = 0;
   for (Split* split : {&set->train, &set->validation, &set->test}) shuffle(split->rows, index++);
   return *set;
+}
+
+std::vector<const Dataset*> DataSets::all() const {
+  return order_;
 }
 
 Options Plan::options_of(const Trial& trial) const {
@@ -296,7 +302,7 @@ Work work_of(const Options& options, const StudyOptions& study, const Dataset& d
     weights += inputs * size;
     inputs = size;
   }
-  weights += inputs * kClasses;
+  weights += inputs * data.classes;
   const int64_t batch = global_batch(options.train, ranks), samples = data.train.size();
   const int64_t per_epoch =
       options.train.drop_last ? samples / batch : (samples + batch - 1) / batch;

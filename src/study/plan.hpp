@@ -44,11 +44,13 @@ class DataSets {
   /// Collective at the first call for these data options, then a look-up. Throws UsageError as
   /// load_dataset.
   const Dataset& of(const Options& options);
-  const std::map<std::string, std::unique_ptr<Dataset>>& all() const { return sets_; }
+  /// In the order of their first call, which is that of the study's cells.
+  std::vector<const Dataset*> all() const;
 
  private:
   Runtime& runtime_;
   std::map<std::string, std::unique_ptr<Dataset>> sets_;  // by what names them
+  std::vector<const Dataset*> order_;
 };
 
 struct Plan {

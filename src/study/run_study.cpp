@@ -6,6 +6,7 @@
 #include <chrono>
 #include <filesystem>
 #include <iomanip>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "base/digest.hpp"
@@ -61,11 +62,44 @@ Json experiment_json(const Plan& plan, const Experiment& experiment) {
           {"dropped", dropped}};
 }
 
-Json study_json(Runtime& runtime, const Plan& plan, const DataSets& data, const CommandLine& line,
+// The files' digests of each data set; of several that have one name the later ones are numbered.
+// Where inputs are scaled by a mean and a deviation of the set's own, these are a set's like files:
+// earlier versions took MNIST's for all.
+Json sets_json(const Plan& plan, DataSets& data) {
+  std::map<std::string, std::vector<Json>> by_name;
+  for (const Dataset* set : data.all()) {
+    auto& known = by_name[set->name];
+    const Json digests = set->digests;
+    if (std::find(known.begin(), known.end(), digests) == known.end()) known.push_back(digests);
+  }
+  Json sets = Json::object();
+  for (const auto& [name, all] : by_name) {
+    for (size_t i = 0; i < all.size(); ++i) sets[i == 0 ? name : concat(name, ' ', i + 1)] = all[i];
+  }
+  for (const Cell& cell : plan.cells) {
+    const Dataset& set = data.of(cell.options.train);
+    if (cell.options.train.data.scale != "standard" || set.name == "mnist") continue;
+    const std::string scale =
+        concat(write_value(set.standard.shift), " and ", write_value(set.standard.divisor));
+    sets[set.name + " scaled by its own mean and deviation"][scale] = "";
+  }
+  return sets;
+}
+
+// The folders that the data sets' files came from.
+Json dirs_json(const DataSets& data) {
+  Json dirs = Json::object();
+  for (const Dataset* set : data.all()) {
+    if (!set->dir.empty()) dirs[set->dir] = set->name;
+  }
+  return dirs;
+}
+
+Json study_json(Runtime& runtime, const Plan& plan, DataSets& data, const CommandLine& line,
                 const std::string& name, const std::string& device,
                 const std::vector<std::string>& hosts) {
-  Json sets = Json::object(), experiments = Json::array();
-  for (const auto& [key, set] : data.all()) sets[set->name] = set->digests;
+  const Json sets = sets_json(plan, data);
+  Json experiments = Json::array();
   for (const Experiment& experiment : plan.experiments) {
     experiments.push_back(experiment_json(plan, experiment));
   }
@@ -81,6 +115,7 @@ Json study_json(Runtime& runtime, const Plan& plan, const DataSets& data, const 
           {"arithmetic", arithmetic()},
           {"versions", Json::parse(versions_json())},
           {"data", sets},
+          {"data_dirs", dirs_json(data)},
           // Results of other data or another kind of device do not belong together.
           {"fingerprint", sha256({plan.fingerprint(), sets.dump(), device.substr(0, 4)})},
           {"experiments", experiments}};

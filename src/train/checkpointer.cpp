@@ -14,6 +14,7 @@ namespace {
 
 constexpr const char* kPosition = "position";
 constexpr const char* kArithmetic = "arithmetic";
+constexpr const char* kStandard = "mean and deviation of data.scale = standard";
 
 // Options that may change when a run goes on: where it runs and how long, not what it computes.
 bool may_change(const Options& options, const std::string& key) {
@@ -32,6 +33,26 @@ void add_missing_options(std::map<std::string, std::string>& texts) {
   for_each_option(defaults, [&](const std::string& key, const auto&, const char*) {
     texts.emplace(key, get_option(defaults, key));
   });
+}
+
+// The mean and deviation that data.scale = standard took of what is not MNIST; empty: none.
+std::string standard_of(const Setting& setting) {
+  if (setting.options.data.scale != "standard" || setting.data.name == "mnist") return "";
+  const PixelScale& scale = setting.data.standard;
+  return concat(write_value(scale.shift), " and ", write_value(scale.divisor));
+}
+
+// Earlier versions scaled every set by MNIST's: to go on would change the inputs in silence.
+void check_standard(const Checkpoint& found, const Checkpoint& own, const std::string& path) {
+  if (own.texts.count(kStandard) == 0 || found.texts.count(kStandard) != 0 ||
+      found.texts.count("data.scale") == 0 || found.texts.at("data.scale") != "standard") {
+    return;
+  }
+  throw Error(concat("'", path, "' is of a version whose data.scale = standard took MNIST's mean ",
+                     "and deviation (0.1307 and 0.3081) for every data set; this version takes ",
+                     "the set's own (", own.texts.at(kStandard), "), and the run would go on with ",
+                     "other inputs: go on with the version that began it, or begin a new run."),
+              ExitCode::kInputDamaged);
 }
 
 nlohmann::ordered_json to_json(const Checkpointer::Position& position) {
@@ -82,6 +103,9 @@ Checkpoint Checkpointer::describe_run() const {
     own.texts["ranks"] = std::to_string(setting_.runtime.size());
   }
   for (const auto& [file, digest] : setting_.data.digests) own.texts[file] = digest;
+  if (const std::string standard = standard_of(setting_); !standard.empty()) {
+    own.texts[kStandard] = standard;
+  }
   return own;
 }
 
@@ -108,6 +132,7 @@ Checkpointer::Position Checkpointer::resume() {
     }
     if (!found.checkpoint) return;
     add_missing_options(found.checkpoint->texts);
+    check_standard(*found.checkpoint, own, found.path);
     check_same_run(*found.checkpoint, own, found.path);
     position = from_json(found.checkpoint->texts[kPosition], found.path);
   });

@@ -85,6 +85,27 @@ std::string learning_rate(const Setting& s) {
   return out.str();
 }
 
+std::string standard_text(const Dataset& data) {
+  const PixelScale& scale = data.standard;
+  return concat("(x/255 - ", scale.shift, ") / ", scale.divisor, ", mean and deviation of ",
+                published_standard(data.name) != nullptr ? data.name : "the training samples");
+}
+
+nlohmann::ordered_json data_json(const Setting& s) {
+  nlohmann::ordered_json json = {{"name", s.data.name},
+                                 {"dir", s.options.data.dir},
+                                 {"train", s.data.train.size()},
+                                 {"validation", s.data.validation.size()},
+                                 {"inputs", s.data.train.pixels()},
+                                 {"classes", s.data.classes},
+                                 {"sha256", s.data.digests}};
+  if (s.options.data.scale == "standard") {
+    json["mean"] = s.data.standard.shift;
+    json["deviation"] = s.data.standard.divisor;
+  }
+  return json;
+}
+
 nlohmann::ordered_json versions() {
   return {{"syncbn", SYNCBN_VERSION},
           {"LibTorch", TORCH_VERSION},
@@ -111,7 +132,8 @@ std::string describe(const Setting& s) {
   const TrainOptions& train = s.options.train;
   out << "syncbn " << SYNCBN_VERSION << '\n';
   line("data", s.data.name, ", ", s.data.train.size(), " training and ", s.data.validation.size(),
-       " validation samples");
+       " validation samples of ", s.data.classes, " classes");
+  if (s.options.data.scale == "standard") line("inputs", standard_text(s.data));
   line("B  samples per step", s.trainer.batch(), " over all ranks");
   line("R  ranks", s.runtime.size(), "; ", shares(s), " samples each");
   line("M  samples per statistic", statistics(s));
@@ -153,11 +175,7 @@ std::string metadata_json(const Setting& s, const std::string& status) {
                                            {"threads_per_rank", s.threads.threads},
                                            {"cores_of_rank_0", s.threads.bound_cores},
                                            {"seed", s.options.run.seed},
-                                           {"data",
-                                            {{"name", s.data.name},
-                                             {"train", s.data.train.size()},
-                                             {"validation", s.data.validation.size()},
-                                             {"sha256", s.data.digests}}},
+                                           {"data", data_json(s)},
                                            {"steps_done", s.trainer.step()},
                                            {"versions", versions()},
                                            {"environment", environment}};

@@ -52,19 +52,27 @@ void check_arithmetic(Runtime& runtime, const Options& options) {
   }
 }
 
+// The run's own record names the folder that its data came from, also where that was found by
+// another name than data.dir.
+Options with_data_dir(Options options, const Dataset& data) {
+  if (is_storable_path(data.dir)) options.data.dir = data.dir;
+  return options;
+}
+
 }  // namespace
 
-MetricsRow run_training(Runtime& runtime, const Options& options, const CommandLine& line) {
+MetricsRow run_training(Runtime& runtime, const Options& asked, const CommandLine& line) {
   // Where to compute, and on what.
   Watchdog watchdog(concat("rank ", runtime.rank(), "/", runtime.size(), " ", runtime.host()),
-                    options.run.timeout);
-  validate_for_ranks(options, runtime.size());
-  check_arithmetic(runtime, options);
-  const Placement placement = choose_placement(runtime, options.run.device, options.run.backend);
-  const ThreadPlan threads = plan_threads(runtime, static_cast<int>(options.run.threads));
-  const CommPtr comm = make_communicator(runtime, placement, options.run.timeout);
+                    asked.run.timeout);
+  validate_for_ranks(asked, runtime.size());
+  check_arithmetic(runtime, asked);
+  const Placement placement = choose_placement(runtime, asked.run.device, asked.run.backend);
+  const ThreadPlan threads = plan_threads(runtime, static_cast<int>(asked.run.threads));
+  const CommPtr comm = make_communicator(runtime, placement, asked.run.timeout);
   watchdog.beat("loading the data", 0);
-  const Dataset data = load_dataset(runtime, options);
+  const Dataset data = load_dataset(runtime, asked);
+  const Options options = with_data_dir(asked, data);
   watchdog.beat("making the model", 0);
   Trainer trainer(comm, options, data, placement.device);
   const Setting setting{options, runtime, placement, threads, data, trainer, line.words};

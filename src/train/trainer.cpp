@@ -43,7 +43,7 @@ int64_t rows_of_evaluation(const Sharding& sharding) {
 }
 
 int64_t checked_batch(const Options& options, const Dataset& data, int ranks) {
-  check_options(options, data.train.size(), ranks);
+  check_options(options, data, ranks);
   return global_batch(options.train, ranks);
 }
 
@@ -54,8 +54,14 @@ std::optional<uint64_t> grouping_seed(const Options& options) {
 
 }  // namespace
 
-void check_options(const Options& options, int64_t samples, int ranks) {
-  const int64_t batch = global_batch(options.train, ranks);
+void check_options(const Options& options, const Dataset& data, int ranks) {
+  validate_for_data(options, data.train.pixels(), data.classes);
+  if (options.data.augment != "none" && data.train.width == 0) {
+    throw option_error(options, "data.augment",
+                       concat("expected none, since the samples have no rows and columns, found ",
+                              options.data.augment));
+  }
+  const int64_t samples = data.train.size(), batch = global_batch(options.train, ranks);
   if (batch > samples) {
     throw option_error(options, batch_key(options.train),
                        concat("expected a global batch of at most the ", samples,
@@ -90,19 +96,19 @@ Trainer::Trainer(CommPtr comm, const Options& options, const Dataset& data, at::
       sampler_(data.train.size(), batch_, seed_of(options, Stream::kOrder), options.train.drop_last,
                grouping_seed(options)),
       network_(options.model, options.norm,
-               {data.train.pixels(), kClasses, capacity_, dtype_of(options), device},
+               {data.train.pixels(), data.classes, capacity_, dtype_of(options), device},
                {seed_of(options, Stream::kInit), seed_of(options, Stream::kDropout)}),
       replica_(network_, sharding_, dtype_of(options), device, comm_),
       optimizer_(options.train, replica_.parameters(), replica_.gradients()),
       rate_(options.train, batch_, sampler_.steps_per_epoch()),
       grouping_(comm_, sharding_, group_size(options.norm.batch, batch_)),
       whole_(comm_, sharding_, sharding_.shards),
-      train_gather_(data.train, pixel_scale(options.data.scale), capacity_, dtype_of(options),
-                    device),
-      validation_gather_(data.validation, pixel_scale(options.data.scale), capacity_,
+      train_gather_(data.train, pixel_scale(options.data.scale, data.standard), capacity_,
+                    dtype_of(options), device),
+      validation_gather_(data.validation, pixel_scale(options.data.scale, data.standard), capacity_,
                          dtype_of(options), device),
-      test_gather_(data.test, pixel_scale(options.data.scale), capacity_, dtype_of(options),
-                   device),
+      test_gather_(data.test, pixel_scale(options.data.scale, data.standard), capacity_,
+                   dtype_of(options), device),
       augmentation_(options.data.augment, seed_of(options, Stream::kAugmentation),
                     data.train.height(), data.train.width),
       marks_{DeviceMark(device), DeviceMark(device)},

@@ -36,9 +36,10 @@ class DivergedError : public UsageError {
   explicit DivergedError(const std::string& message) : UsageError(message, ExitCode::kInvariant) {}
 };
 
-/// Throws UsageError when the options do not suit a training set of so many samples: B above it, or
-/// a statistics group of one sample, which has no variance.
-void check_options(const Options& options, int64_t samples, int ranks);
+/// Throws UsageError when the options do not suit the data: B above the training samples, a
+/// statistics group of one sample, which has no variance, too many weights, or an augmentation of
+/// what is no image.
+void check_options(const Options& options, const Dataset& data, int ranks);
 
 class Trainer {
  public:

@@ -12,13 +12,35 @@ PIXELS = 40 * 6 * 5
 DAMAGED, MISSING = 65, 66
 
 
-def edited(name, change):
+def edited(name, change, *more):
     """Words that name a good folder but for one file, changed by `change`(its bytes)."""
     def words(folder):
         path = idx.write_tiny(folder) / name
         path.write_bytes(change(path.read_bytes()))
-        return ["--data.dir", folder]
+        return ["--data.dir", folder, *more]
     return words
+
+
+def of_idx(*more):
+    return lambda folder: ["--data.name", "idx", "--data.dir", idx.write_tiny(folder), *more]
+
+
+def several(folder):
+    """Two sets with names of their own."""
+    for path in list(idx.write_tiny(folder).iterdir()):
+        path.rename(folder / f"c-{path.name}")
+        (folder / f"a-b-{path.name}").write_bytes((folder / f"c-{path.name}").read_bytes())
+    return ["--data.name", "idx", "--data.dir", folder]
+
+
+def features(folder):
+    """Samples of 30 numbers."""
+    idx.write_tiny(folder)
+    for name, count in [(IMAGES, 40), (TEST_IMAGES, 10)]:
+        path = folder / name
+        path.write_bytes(idx.header(count, 30) + path.read_bytes()[16:])
+    return ["--data.name", "idx", "--data.dir", folder, "--train.batch", 20,
+            "--data.augment", "crop"]
 
 
 def zipped(name, change):
@@ -94,7 +116,8 @@ CASES = {
     "no images": damaged(edited(IMAGES, lambda b: idx.header(0, 6, 5)), IMAGES, "no images"),
     "other image size": damaged(edited(TEST_IMAGES, lambda b: idx.header(10, 5, 6) + b[16:]),
                                 TEST_IMAGES, "5 x 6", "6 x 5"),
-    "a folder": missing(replaced(IMAGES, lambda p: p.mkdir()), IMAGES, "expected a regular file"),
+    "a folder": missing(replaced(IMAGES, lambda p: p.mkdir()), f"lacks '{IMAGES}'", f"{IMAGES}/",
+                        TEST_IMAGES, "fetch_mnist.sh"),
     "a pipe": missing(replaced(IMAGES, os.mkfifo), IMAGES, "expected a regular file"),
     "a device": missing(replaced(LABELS, lambda p: p.symlink_to("/dev/zero")), LABELS,
                         "expected a regular file"),
@@ -102,6 +125,18 @@ CASES = {
                               "--data.dir"),
     "a missing folder": missing(lambda folder: ["--data.dir", folder / "none"], "none",
                                 "fetch_mnist.sh", "--data.dir"),
+    "several data sets": missing(several, "several data sets", "a-b'", "c'", "--data.dir"),
+    "labels below the offset": damaged(of_idx("--data.label_offset", 1), LABELS, "label 0 is 0",
+                                       "expected 1 to 9", "data.label_offset"),
+    "more labels than classes": damaged(of_idx("--data.classes", 9), LABELS, "label 9 is 9",
+                                        "expected 0 to 8", "data.classes"),
+    "pixels all the same": damaged(edited(IMAGES, lambda b: b[:16] + bytes(PIXELS), "--data.name",
+                                          "idx", "--data.scale", "standard",
+                                          "--train.batch", 20),
+                                   "data.scale = standard", "all 0"),
+    "features to crop": Case(64, ("data.augment", "no rows and columns"), features),
+    "idx without a folder": Case(64, ("data.dir", "data.name = idx"),
+                                 lambda folder: ["--data.name", "idx"]),
 }
 
 TestRefusals = refusal_tests(CASES)
