@@ -169,17 +169,17 @@ job_processes() {
     cut -d / -f 3 || true
 }
 
-# Waits until no process of the job is left, 10 s at most: ranks whose mpirun was killed notice that
-# within a second or two, but a stopped one never does. It is killed then.
+# Waits until no process of the job is left. Ranks whose mpirun was killed notice that within a second
+# or two, but a stopped one never does: what is there after 10 s is killed.
 end_processes() {
   local tries left
-  for ((tries = 0; tries < 100; ++tries)); do
+  for ((tries = 0; tries < 150; ++tries)); do
     left=$(job_processes)
     [[ -n $left ]] || return 0
+    # shellcheck disable=SC2086  # one word for each process
+    ((tries < 100)) || kill -s KILL $left 2>/dev/null || true
     sleep 0.1
   done
-  # shellcheck disable=SC2086  # one word for each process
-  kill -s KILL $left 2>/dev/null || true
 }
 
 remove_job_folder() {

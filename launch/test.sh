@@ -3,15 +3,15 @@
 #
 #   launch/test.sh [CTEST OPTION …]      for instance -R comm
 #
-# Left out: labels "gpu" (ctest --test-dir build -C gpu -L gpu), "bench" and "nightly"
-# (tests/nightly.sh); label "root" where no namespaces can be made, which takes root, and in a container CAP_SYS_ADMIN; label
+# Left out: labels "gpu" (ctest --test-dir build -C gpu -L gpu), "bench" and "nightly" (tests/nightly.sh);
+# label "root" where no namespaces can be made, which takes root, and in a container CAP_SYS_ADMIN; label
 # "mnist" where MNIST could not be had. The last line says "N passed, N failed"; the exit code is ctest's.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 help_if_asked "$@"
 
 setup
-install_packages chromium  # the report's tests open its page in it
+install_packages chromium python3-yaml  # what the tests of pages and of the Kubernetes job need
 say "Getting the data"
 data=$("$root/launch/fetch_mnist.sh") || die $? "no data; the lines above say why."
 data=${data##*$'\n'}
