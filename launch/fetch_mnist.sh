@@ -1,6 +1,8 @@
 #!/usr/bin/env bash
 # Gets MNIST: prints "<data set> <folder>" on stdout, and everything else on stderr.
 #
+#   launch/fetch_mnist.sh
+#
 #   1. the folder named by SYNCBN_MNIST_DIR, if its four IDX files are the published ones: plain or .gz,
 #      also under the other names and in the folders that the trainer reads (docs/data.md)
 #   2. else data/mnist beside this script's folder, downloaded from public mirrors as far as needed
@@ -13,8 +15,11 @@
 #   SYNCBN_FETCH_TIMEOUT   seconds without data after which a mirror is given up (10)
 #   SYNCBN_NO_FALLBACK=1   never take Fashion-MNIST
 set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+help_if_asked "$@"
+(($# == 0)) || die 64 "unexpected argument '$1'; usage: launch/fetch_mnist.sh"
+
 readonly root
 readonly own_dir=$root/data/mnist
 readonly debian_dir=/usr/share/datasets/fashion-mnist

@@ -5,6 +5,8 @@
 #   launch/lint.sh --tidy     clang-tidy on src/ as well (minutes; configures build/tidy for it)
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+help_if_asked "$@"
+[[ $# == 0 || $* == --tidy ]] || die 64 "unknown argument '$1'; usage: launch/lint.sh [--tidy]"
 
 cd "$root"
 say "clang-format"

@@ -11,13 +11,9 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 usage="usage: launch/report.sh FOLDER [FOLDER …]"
-while getopts ":h-:" option; do
-  [[ $option == h || ($option == - && $OPTARG == help) ]] ||
-    die 64 "unknown option '-$OPTARG'; $usage"
-  sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0"
-  exit
-done
-shift $((OPTIND - 1))
+help_if_asked "$@"
+[[ ${1:-} != -- ]] || shift
+[[ ${1:-} != -* ]] || die 64 "unknown option '$1'; $usage"
 (($#)) || die 64 "no study's folder named; $usage"
 [[ -x $venv/bin/python ]] || die 69 "there is no Python in $venv: run launch/setup.sh."
 PYTHONPATH=$root/src exec "$venv/bin/python" -m report "$@"

@@ -14,10 +14,10 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 
 usage="usage: launch/tensorboard.sh FOLDER [--port N | --convert-only]"
+help_if_asked "$@"
 folder='' port=6006 serve=true
 while (($#)); do
   case $1 in
-    -h | --help) sed -n '2,/^set/{/^set/d;s/^# \{0,1\}//;p}' "$0" && exit ;;
     --convert-only) serve=false ;;
     --port)
       port=${2:-}

@@ -3,13 +3,15 @@
 #
 #   launch/test.sh [CTEST OPTION …]      for instance -R comm
 #
-# Left out: labels "gpu" (ctest --test-dir build -C gpu -L gpu), "bench" and "nightly" (tests/nightly.sh); label "root" unless run by root;
-# label "mnist" where MNIST could not be had. The last line says "N passed, N failed"; the exit code is ctest's.
+# Left out: labels "gpu" (ctest --test-dir build -C gpu -L gpu), "bench" and "nightly" (tests/nightly.sh);
+# label "root" where no namespaces can be made, which takes root, and in a container CAP_SYS_ADMIN; label
+# "mnist" where MNIST could not be had. The last line says "N passed, N failed"; the exit code is ctest's.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+help_if_asked "$@"
 
 setup
-install_packages chromium  # the report's tests open its page in it
+install_packages chromium python3-yaml  # what the tests of pages and of the Kubernetes job need
 say "Getting the data"
 data=$("$root/launch/fetch_mnist.sh") || die $? "no data; the lines above say why."
 data=${data##*$'\n'}
@@ -22,7 +24,11 @@ if [[ ${data%% *} != mnist ]]; then
 fi
 if (($(id -u) != 0)); then
   left_out+='|root'
-  say "Not root: leaving out the tests with label 'root' (two hosts as network namespaces)"
+  say "Not root: leaving out the tests with label 'root' (two hosts and full disks, as namespaces)"
+elif ! unshare --mount --net mount -t tmpfs tmpfs /tmp 2>/dev/null; then
+  left_out+='|root'
+  say "No namespaces can be made here, as in a container without CAP_SYS_ADMIN: leaving out the tests" \
+    "with label 'root' (two hosts and full disks)"
 fi
 say "Testing ($(cores) at a time)"
 summary=$(mktemp)

@@ -15,6 +15,7 @@
 #include "base/log.hpp"
 #include "comm/arithmetic.hpp"
 #include "comm/cuda_device.hpp"
+#include "train/build_identity.hpp"
 
 namespace syncbn {
 namespace {
@@ -106,8 +107,24 @@ nlohmann::ordered_json data_json(const Setting& s) {
   return json;
 }
 
+// Each device once, in the order of ranks, and how many ranks share it.
+std::vector<std::string> devices(const std::vector<std::string>& of_ranks) {
+  std::vector<std::pair<std::string, int>> counted;
+  for (const auto& device : of_ranks) {
+    if (counted.empty() || counted.back().first != device) counted.emplace_back(device, 0);
+    ++counted.back().second;
+  }
+  std::vector<std::string> texts;
+  for (const auto& [device, ranks] : counted) {
+    texts.push_back(ranks == 1 ? device : concat(device, " (", ranks, " ranks)"));
+  }
+  return texts;
+}
+
 nlohmann::ordered_json versions() {
   return {{"syncbn", SYNCBN_VERSION},
+          {"commit", build_commit()},
+          {"dirty", build_dirty()},
           {"LibTorch", TORCH_VERSION},
           {"MPI", Runtime::mpi_version()},
           {"NCCL", cuda::nccl_version()},
@@ -140,13 +157,11 @@ std::string describe(const Setting& s) {
   line("sums", sums(s));
   line("steps", s.trainer.steps_per_epoch(), " per epoch; ", s.trainer.steps_in_all(), " in all");
   line("optimizer", train.optimizer, ", learning rate ", learning_rate(s));
-  line("device", s.placement.rank_devices.empty() ? "cpu" : s.placement.rank_devices[0], ", ",
-       s.options.run.dtype, ", ", s.threads.threads,
-       s.threads.threads == 1 ? " thread" : " threads", " per rank, collectives by ",
-       s.placement.backend);
-  for (size_t r = 1; r < s.placement.rank_devices.size(); ++r) {
-    line("", s.placement.rank_devices[r]);
-  }
+  const std::vector<std::string> where = devices(s.placement.rank_devices);
+  line("device", where.empty() ? "cpu" : where[0], ", ", s.options.run.dtype, ", ",
+       s.threads.threads, s.threads.threads == 1 ? " thread" : " threads",
+       " per rank, collectives by ", s.placement.backend);
+  for (size_t i = 1; i < where.size(); ++i) line("", where[i]);
   line("seed", s.options.run.seed);
   out << '\n' << s.trainer.network().table();
   for (const auto& note : {s.placement.note, s.data.note}) {

@@ -123,12 +123,13 @@ second_mirror = mirror  # pytest makes another instance under another name
 
 
 class Checkout:
-    """A folder with launch/fetch_mnist.sh in it."""
+    """A folder with launch/fetch_mnist.sh in it, and what that sources."""
 
     def __init__(self, root):
         self.root, self.data = root, root / "data" / "mnist"
         (root / "launch").mkdir()
         self.script = shutil.copy2(SCRIPT, root / "launch")
+        shutil.copy2(SCRIPT.parent / "setup.sh", root / "launch")
 
     def fetch(self, mirrors=(), **environment):
         """Runs the script (no fallback unless asked for); also takes the time."""

@@ -4,27 +4,15 @@ Each test runs the real scripts from a copy of launch/ in a temporary folder, wi
 every system command except those that a test takes away or replaces.
 """
 
+import itertools
 import os
-import shutil
-import stat
+import re
 import subprocess
 import time
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
-
-# Rank 0 has its say and ends the job; the first rank to end with a code would have the others killed.
-PROBE_TRAINER = """#!/bin/bash
-if [[ ${OMPI_COMM_WORLD_RANK:-0} == 0 ]]; then
-  echo "ranks=$OMPI_COMM_WORLD_SIZE threads=$OMP_NUM_THREADS args=$*"
-  cat
-else
-  sleep 60
-fi
-exit 75
-"""
+from support.machine import ROOT, Machine, assert_refused
 
 METRICS_TRAINER = """#!/bin/bash
 [[ ${OMPI_COMM_WORLD_RANK:-0} == 0 ]] || exit 0
@@ -38,181 +26,36 @@ echo "2,936,119808,4,0,0.25,0.95,0.125,0.975" >>"$out/metrics.csv"
 """
 
 
-class Machine:
-    """A checkout and a PATH of its own."""
-
-    def __init__(self, folder):
-        self.checkout = folder / "checkout"
-        self.bin = folder / "bin"
-        shutil.copytree(ROOT / "launch", self.checkout / "launch")
-        shutil.copy(ROOT / "CMakePresets.json", self.checkout)
-        (self.checkout / "configs").mkdir()
-        (self.checkout / "configs" / "main.ini").write_text("[train]\nepochs = 1\n")
-        self.bin.mkdir()
-        for directory in ("/usr/bin", "/bin", "/usr/sbin", "/sbin"):
-            for tool in Path(directory).iterdir():
-                if not (self.bin / tool.name).is_symlink():
-                    (self.bin / tool.name).symlink_to(tool)
-
-    def lacks(self, *tools):
-        for tool in tools:
-            (self.bin / tool).unlink(missing_ok=True)
-
-    def has(self, tool, script):
-        """Replaces a command (a bare name) or adds a program of the checkout (a path)."""
-        path = self.bin / tool if "/" not in tool else self.checkout / tool
-        path.unlink(missing_ok=True)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(script if script.startswith("#!") else f"#!/bin/bash\n{script}\n")
-        path.chmod(path.stat().st_mode | stat.S_IXUSR | stat.S_IXGRP | stat.S_IXOTH)
-
-    def has_no_packages_missing(self):
-        self.has("dpkg-query", 'shift 3; printf "installed %s\\n" "$@"')
-
-    def run(self, script, *arguments, **environment):
-        kept = {
-            name: value
-            for name, value in os.environ.items()
-            if not name.startswith(("SYNCBN_", "OMP_", "OMPI_", "PIP_"))
-        }
-        return subprocess.run(
-            [self.checkout / script, *map(str, arguments)],
-            env={**kept, "PATH": str(self.bin), **environment},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-
 @pytest.fixture
 def machine(tmp_path):
     return Machine(tmp_path)
 
 
-def assert_refused(result, code, *parts):
-    """The script ended with this code; its last line is a sentence that says all the parts."""
-    assert result.returncode == code, result.stderr
-    sentence = result.stderr.strip().splitlines()[-1]
-    for part in parts:
-        assert part in sentence
-    assert "unbound variable" not in result.stderr
+# Every script
 
 
-# run_local.sh: bad input
+SCRIPTS = sorted(path.name for path in (ROOT / "launch").iterdir()
+                 if path.suffix in (".sh", ".sbatch") and os.access(path, os.X_OK))
 
 
-@pytest.mark.parametrize(
-    ("arguments", "code", "parts"),
-    [
-        ([], 64, ["-n must be a number of ranks", "usage:"]),
-        (["-n", "2"], 64, ["no configuration file", "usage:"]),
-        (["-n", "2", "--"], 64, ["no configuration file", "usage:"]),
-        (["-n", "2", "--", "--train.lr", "1"], 64, ["no configuration file", "usage:"]),
-        (["-n", "0", "configs/main.ini"], 64, ["-n must be", "found '0'"]),
-        (["-n", "-1", "configs/main.ini"], 64, ["-n must be", "found '-1'"]),
-        (["-n", "two", "configs/main.ini"], 64, ["-n must be", "found 'two'"]),
-        (["-n"], 64, ["-n needs a value", "usage:"]),
-        (["-x"], 64, ["unknown option -x", "usage:"]),
-        (["-n", "2", "-t", "soon", "configs/main.ini"], 64, ["-t must be", "'soon'"]),
-        (["-n", "2", "nowhere.ini"], 66, ["'nowhere.ini'", "not a readable file"]),
-        (["-n", "2", "/"], 66, ["'/'", "not a readable file"]),
-    ],
-)
-def test_run_local_refuses(machine, arguments, code, parts):
-    machine.has("build/syncbn-train", PROBE_TRAINER)
-    arguments = [str(machine.checkout / a) if a.endswith("main.ini") else a for a in arguments]
-    assert_refused(machine.run("launch/run_local.sh", *arguments), code, *parts)
+def test_help_is_the_head_of_the_script_and_nothing_is_done(machine):
+    for tool in ("apt-get", "cmake", "ninja", "ctest", "mpirun", "curl", "clang-format"):
+        machine.has(tool, f"touch {machine.checkout}/done")
+    before = sorted(machine.checkout.rglob("*"))
+    assert {"setup.sh", "quickstart.sh", "test.sh", "run_local.sh", "slurm.sbatch"} < set(SCRIPTS)
+    for script, option in itertools.product(SCRIPTS, ["-h", "--help"]):
+        result = machine.run(f"launch/{script}", option)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert f"launch/{script}" in result.stdout and len(result.stdout.splitlines()) > 3
+        assert "#" not in result.stdout and "set -e" not in result.stdout
+    assert sorted(machine.checkout.rglob("*")) == before
 
 
-def test_run_local_without_program(machine):
-    config = machine.checkout / "configs/main.ini"
-    result = machine.run("launch/run_local.sh", "-n", 2, config)
-    assert_refused(result, 69, "syncbn-train is not built", "launch/setup.sh")
-
-
-def test_run_local_without_mpirun(machine):
-    machine.has("build/syncbn-train", PROBE_TRAINER)
-    machine.lacks("mpirun")
-    result = machine.run("launch/run_local.sh", "-n", 2, machine.checkout / "configs/main.ini")
-    assert_refused(result, 69, "mpirun is not on PATH", "launch/setup.sh")
-
-
-def test_run_local_gpus_where_there_is_none(machine):
-    machine.has("build/syncbn-train", PROBE_TRAINER)
-    machine.has("nvidia-smi", "exit 9")
-    result = machine.run("launch/run_local.sh", "-n", "gpus", machine.checkout / "configs/main.ini")
-    assert_refused(result, 64, "-n must be", "found '0'")
-
-
-@pytest.mark.parametrize(
-    ("visible", "expected"),
-    [(None, 4), ("2,3", 2), ("1", 1), ("0,1,7,2", 2), ("0,-1,2", 1), ("GPU-8f6a, GPU-11b2", 2),
-     ("08", 0), ("", 0), ("NoDevFiles", 0)],
-)
-def test_run_local_starts_a_rank_for_each_gpu_that_is_visible(machine, visible, expected):
-    """As CUDA reads the list: it ends at the first entry that is no GPU."""
-    machine.has("build/syncbn-train", PROBE_TRAINER)
-    machine.has("nvidia-smi", "for i in 0 1 2 3; do echo \"GPU $i: H200 (UUID: GPU-$i)\"; done")
-    visible = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
-    config = machine.checkout / "configs/main.ini"
-    result = machine.run("launch/run_local.sh", "-n", "gpus", config, **visible)
-    if expected == 0:
-        assert_refused(result, 64, "-n must be", "found '0'")
-    else:
-        assert f"mpirun -n {expected} " in result.stderr, result.stderr
-
-
-# run_local.sh: what it runs
-
-
-def test_run_local_runs_the_job(machine):
-    """More ranks than cores, no ssh, whoever is user: the job starts, and its code comes through."""
-    machine.has("build/syncbn-train", PROBE_TRAINER)
-    machine.lacks("ssh", "rsh")
-    config = machine.checkout / "configs/main.ini"
-    ranks = os.cpu_count() + 1
-    result = machine.run("launch/run_local.sh", "-n", ranks, "--", config, "--train.lr", "1 2")
-    assert result.returncode == 75, result.stderr
-    assert f"ranks={ranks} threads=1 args=--config {config} --train.lr 1 2\n" in result.stdout
-    assert f"mpirun -n {ranks} " in result.stderr
-
-
-def test_run_local_threads(machine):
-    machine.has("build/syncbn-train", PROBE_TRAINER)
-    machine.has("nproc", '[[ -z ${OMP_NUM_THREADS:-} ]] && echo 12 || echo "$OMP_NUM_THREADS"')
-    config = machine.checkout / "configs/main.ini"
-    shared_out = machine.run("launch/run_local.sh", "-n", 2, config)
-    assert "ranks=2 threads=6 " in shared_out.stdout
-    kept = machine.run("launch/run_local.sh", "-n", 2, config, OMP_NUM_THREADS="3")
-    assert "ranks=2 threads=3 " in kept.stdout
-
-
-def test_run_local_warns_of_full_folders(machine):
-    machine.has("build/syncbn-train", PROBE_TRAINER)
-    machine.has("df", 'printf "Filesystem 1M-blocks Used Available\\nx 64 61 3 95%% %s\\n" "$2"')
-    result = machine.run("launch/run_local.sh", "-n", 2, machine.checkout / "configs/main.ini")
-    assert result.returncode == 75
-    assert "/dev/shm has 3 MiB free" in result.stderr
-    assert "TMPDIR" in result.stderr
-
-
-@pytest.mark.parametrize(
-    ("trainer", "code"),
-    [
-        ("[[ $OMPI_COMM_WORLD_RANK != 0 ]] || exit 70; exec sleep 40", 70),  # one rank fails
-        ("exec sleep 40", 110),  # none does, but the time is up
-    ],
-)
-def test_run_local_ends_what_is_left(machine, trainer, code):
-    """No rank is left waiting, whatever grace mpirun has for stragglers."""
-    machine.has("build/syncbn-train", trainer)
-    config = machine.checkout / "configs/main.ini"
-    started = time.monotonic()
-    result = machine.run("launch/run_local.sh", "-n", 2, "-t", 5, config)
-    assert result.returncode == code
-    assert time.monotonic() - started < 15
+def test_what_a_script_does_not_take_is_refused(machine):
+    for script, word in [("setup.sh", "--jobs"), ("quickstart.sh", "fast"), ("lint.sh", "--tidier"),
+                         ("fetch_mnist.sh", "--here"), ("report.sh", "--pdf"),
+                         ("tensorboard.sh", "--pdf"), ("run_local.sh", "--gpus")]:
+        assert_refused(machine.run(f"launch/{script}", word), 64, word, "usage:")
 
 
 # setup.sh: what a machine may lack
@@ -412,7 +255,59 @@ def test_test_script(machine, output, code, last):
     assert result.stdout.splitlines()[-1] == last
     arguments = (machine.checkout / "ctest.args").read_text()
     assert "--no-tests=error" in arguments
-    assert "-LE ^(gpu|bench|root)$" in arguments
+    assert "-LE ^(gpu|bench|nightly|root)$" in arguments
     assert arguments.strip().endswith("-R comm")
     assert "label 'root'" in result.stderr
     assert (machine.checkout / "ctest.dir").read_text() == "/the/data\n"
+
+
+@pytest.mark.parametrize("possible", [True, False])
+def test_tests_in_namespaces_are_left_out_where_none_can_be_made(machine, possible):
+    """A container's root, who lacks CAP_SYS_ADMIN."""
+    stamp_environment(machine)
+    machine.has("launch/fetch_mnist.sh", "echo mnist /the/data")
+    machine.has("ctest", CTEST.format(checkout=machine.checkout, output="", code=0))
+    machine.has("id", "echo 0")
+    machine.has("unshare", "true" if possible else
+                "echo 'unshare: unshare failed: Operation not permitted' >&2; exit 1")
+    result = machine.run("launch/test.sh")
+    assert result.returncode == 0, result.stderr
+    arguments = (machine.checkout / "ctest.args").read_text()
+    assert ("|root" in arguments) != possible
+    assert ("CAP_SYS_ADMIN: leaving out the tests with label 'root'" in result.stderr) != possible
+    assert "Operation not permitted" not in result.stderr
+
+
+NINJA = """
+for step in 1 2 3; do
+  echo "[$step/3] Building CXX object $step.o"
+  /bin/sleep {seconds}
+done
+"""
+
+
+def test_a_long_build_shows_how_far_it_is(machine):
+    """On a terminal in one line that is written anew; elsewhere a line each half minute, so here none."""
+    stamp_environment(machine)
+    machine.has("ninja", NINJA.format(seconds=1.2))
+    quiet = machine.run("launch/setup.sh")
+    assert quiet.returncode == 0 and "[1/3]" not in quiet.stderr
+    assert quiet.stderr.splitlines()[-1] == "[3/3] Building CXX object 3.o"
+    machine.has("launch/on_a_terminal.sh", f'script -qec "{machine.checkout}/launch/setup.sh" /dev/null')
+    shown = machine.run("launch/on_a_terminal.sh").stdout
+    assert "\n[1/3] \n" in shown and "\n[2/3] \n" in shown  # a return is read as a new line
+
+
+def test_a_long_build_without_a_terminal_shows_it_each_half_minute(machine):
+    stamp_environment(machine)
+    machine.has("ninja", NINJA.format(seconds=0.5))
+    machine.has("sleep", "exec /bin/sleep 0.01")  # the reporter's seconds pass at once
+    assert re.search(r"\n\[[123]/3\]\n", machine.run("launch/setup.sh").stderr)
+
+
+def test_a_build_that_fails_ends_with_its_errors(machine):
+    stamp_environment(machine)
+    machine.has("ninja", 'echo "[1/3] Building"; echo "a.cpp:1: error: no"; exit 1')
+    result = machine.run("launch/setup.sh")
+    assert_refused(result, 69, "The build failed.", "build.log")
+    assert "a.cpp:1: error: no" in result.stderr

@@ -1,6 +1,7 @@
 """A full disk, as a small tmpfs in a mount namespace (needs root)."""
 
 import hashlib
+import subprocess
 
 import pytest
 
@@ -61,3 +62,28 @@ def test_a_save_that_fails_leaves_the_checkpoint_before_it(tmp_path, ranks):
     assert f"{disk}/run/checkpoints/step-000000000004.safetensors" in sentence
     assert result.stdout.split()[:2] == ["step-000000000003.safetensors",
                                          hashlib.sha256(expected.read_bytes()).hexdigest()]
+
+
+# A small tmpfs on the folder $1; fills it, bar the checkpoint of step 10, and saves step 20 twice.
+FULL_DISK = """
+mount -t tmpfs -o size=64k tmpfs "$1" || exit 99
+"$2" save "$1/checkpoints" 2 10 1000 || exit 98
+head -c 40000 /dev/zero >"$1/other"
+"$2" save "$1/checkpoints" 2 20 10000; code=$?
+ls -A "$1/checkpoints" && "$2" newest "$1/checkpoints" || exit 97
+rm "$1/other"
+"$2" save "$1/checkpoints" 2 20 10000 >&2 || exit 96
+exit $code
+"""
+
+
+def test_a_full_disk_loses_nothing(tmp_path):
+    probe = trainer.PROGRAMS / "tests/checkpoint_probe"
+    result = subprocess.run(["unshare", "--mount", "sh", "-c", FULL_DISK, "sh", tmp_path, probe],
+                            text=True, capture_output=True, timeout=60)
+    assert result.returncode == 74, result.stderr
+    path = tmp_path / "checkpoints/step-000000000020.safetensors"
+    assert f"'{path}.tmp-" in result.stderr and "No space left on device" in result.stderr
+    assert result.stdout.split() == [str(path).replace("20.s", "10.s"),
+                                     "step-000000000010.safetensors", "10"]
+    assert result.stderr.splitlines()[-1] == str(path), "saving goes on once there is room"

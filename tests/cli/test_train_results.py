@@ -60,6 +60,11 @@ def test_metrics_have_a_row_per_epoch(finished):
     assert finished.rows[-1]["train_loss"] < finished.rows[0]["train_loss"]
 
 
+def test_a_device_that_ranks_share_is_named_once(finished):
+    told = [line for line in finished.result.stderr.splitlines() if ": cpu" in line]
+    assert len(told) == 1 and ": cpu (2 ranks), float32" in told[0]
+
+
 def test_json_lines_equal_the_csv(finished):
     assert len(finished.lines) == len(finished.rows)
     for line, row in zip(finished.lines, finished.rows):
