@@ -80,6 +80,39 @@ TEST(Placement, WhatIsAskedForAndMissingIsRefused) {
   EXPECT_NE(refusal(whole, "cuda", "nccl", false).find("no NCCL"), std::string::npos);
 }
 
+// CUDA's own numbers: 13.0 is 13000, 12.4 is 12040; 0 is no driver.
+TEST(Placement, ADriverThatIsTooOldIsNamed) {
+  const std::string old = cuda_obstacle({12040, 13000, "CUDA driver version is insufficient"});
+  EXPECT_EQ(
+      old,
+      "NVIDIA driver serves CUDA 12.4 at most, and this build needs CUDA 13.0: driver r580 or "
+      "newer");
+  EXPECT_EQ(cuda_obstacle({13000, 13000, ""}), "");
+  EXPECT_EQ(cuda_obstacle({13000, 13010, ""}), "") << "of one major version all work";
+  EXPECT_EQ(cuda_obstacle({13020, 13000, ""}), "");
+  EXPECT_EQ(cuda_obstacle({0, 13000, ""}), "") << "a host without a GPU is as it should be";
+  EXPECT_EQ(cuda_obstacle({}), "");
+  EXPECT_EQ(cuda_obstacle({13000, 13000, "system not yet initialized"}),
+            "CUDA fails: system not yet initialized");
+}
+
+TEST(Placement, AutoSaysWhyADriverIsOfNoUse) {
+  const std::string old = cuda_obstacle({12040, 13000, ""});
+  for (const std::vector<RankFacts>& ranks :
+       {std::vector<RankFacts>{{"a", 0, {}, old}, {"a", 1, {}, old}},
+        std::vector<RankFacts>{{"b", 0, {kGpu0}, ""}, {"a", 0, {}, old}}}) {
+    const Placement first = plan_placement(ranks, 0, "auto", "auto", true);
+    EXPECT_TRUE(first.device.is_cpu());
+    EXPECT_NE(first.note.find("all ranks compute on the CPU, because a's NVIDIA driver serves"),
+              std::string::npos)
+        << first.note;
+    EXPECT_NE(first.note.find("r580"), std::string::npos) << first.note;
+    EXPECT_EQ(plan_placement(ranks, 0, "cpu", "auto", true).note, "") << "none was asked for";
+    EXPECT_NE(refusal(ranks, "cuda", "auto").find("a's NVIDIA driver serves CUDA 12.4"),
+              std::string::npos);
+  }
+}
+
 TEST(Placement, WithoutNcclCudaGoesByMpi) {
   const std::vector<RankFacts> ranks{{"a", 0, {kGpu0}}};
   const Placement placement = plan_placement(ranks, 0, "cuda", "auto", false);

@@ -1,6 +1,7 @@
 // A trial: what is measured when, how it ends, and that all of it is the same on any ranks.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <cmath>
 #include <sstream>
 
@@ -38,11 +39,18 @@ const Dataset& data_of(const Options& options) {
   return sets.of(options);
 }
 
-TrialResult run(const Case& what, Stage stage = Stage::kFinal, bool alone = false) {
+TrialResult run(const Case& what, Stage stage = Stage::kFinal, bool alone = false,
+                int64_t look_every = 0) {
   const CommPtr world = test_runtime().world();
   const CommPtr comm = alone ? world->split(world->rank(), 0) : world;
-  return run_trial({comm, comm, test_device()}, what.options, what.study, stage,
+  return run_trial({comm, comm, test_device(), look_every}, what.options, what.study, stage,
                    data_of(what.options), {});
+}
+
+// The trial twice: with a look at the loss after each step, and after each 50th, as on a device.
+// A case has 15 steps an epoch, whose ends alone are looked at then.
+std::array<TrialResult, 2> run_with_few_looks_too(const Case& what) {
+  return {run(what, Stage::kFinal, false, 1), run(what, Stage::kFinal, false, 50)};
 }
 
 std::vector<Row> rows(const TrialResult& result, const std::string& table) {
@@ -91,14 +99,16 @@ TEST(Trial, EvaluatesAsOftenAsItIsTold) {
 }
 
 TEST(Trial, FullEvaluationsHoldAllSplitsAndStatistics) {
-  const auto table = rows(run(case_of("measure.full_every = 2\n")), "measurements.csv");
-  ASSERT_EQ(table.size(), 5U);
-  for (size_t i = 0; i < table.size(); ++i) {
-    const bool full = i == 1 || i == 3 || i == 4;
-    for (const auto& [name, value] : table[i]) {
-      const bool always = name.find('_') == std::string::npos || name == "met_loss" ||
-                          name.find("val_running") == 0;
-      EXPECT_EQ(value.empty(), !always && !full) << name << " of row " << i;
+  for (const TrialResult& result : run_with_few_looks_too(case_of("measure.full_every = 2\n"))) {
+    const auto table = rows(result, "measurements.csv");
+    ASSERT_EQ(table.size(), 5U);
+    for (size_t i = 0; i < table.size(); ++i) {
+      const bool full = i == 1 || i == 3 || i == 4;
+      for (const auto& [name, value] : table[i]) {
+        const bool always = name.find('_') == std::string::npos || name == "met_loss" ||
+                            name.find("val_running") == 0;
+        EXPECT_EQ(value.empty(), !always && !full) << name << " of row " << i;
+      }
     }
   }
 }
@@ -120,7 +130,21 @@ TEST(Trial, ANetWithoutBatchNormHasOneStatistic) {
   }
 }
 
-// Every column but the seconds: the same text on these ranks and on one alone.
+// Every column but the seconds has the same text in both.
+void expect_same(const TrialResult& first, const TrialResult& second) {
+  ASSERT_EQ(first.tables.size(), second.tables.size());
+  for (size_t t = 0; t < first.tables.size(); ++t) {
+    const std::string& name = first.tables[t].first;
+    auto a = rows(first, name), b = rows(second, name);
+    ASSERT_EQ(a.size(), b.size()) << name;
+    for (size_t i = 0; i < a.size(); ++i) {
+      a[i].erase("seconds");
+      b[i].erase("seconds");
+      EXPECT_EQ(a[i], b[i]) << name << " row " << i;
+    }
+  }
+}
+
 TEST(Trial, IsTheSameOnAnyRanks) {
   for (const char* settings :
        {"norm.batch = global\n", "norm.batch = 8\nmodel.dropout = 0.2\n", "norm.kind = none\n"}) {
@@ -129,27 +153,34 @@ TEST(Trial, IsTheSameOnAnyRanks) {
                               "measure.layers = full\nmeasure.noise_scale = 3\n"
                               "measure.noise_law = 2 | 8\nmeasure.units = 2\n"
                               "measure.full_every = 2\n");
-    const TrialResult shared = run(what), alone = run(what, Stage::kFinal, /*alone=*/true);
-    ASSERT_EQ(shared.tables.size(), alone.tables.size());
-    for (size_t t = 0; t < shared.tables.size(); ++t) {
-      const std::string& name = shared.tables[t].first;
-      auto a = rows(shared, name), b = rows(alone, name);
-      ASSERT_EQ(a.size(), b.size()) << name;
-      for (size_t i = 0; i < a.size(); ++i) {
-        a[i].erase("seconds");
-        b[i].erase("seconds");
-        EXPECT_EQ(a[i], b[i]) << name << " row " << i;
-      }
+    expect_same(run(what), run(what, Stage::kFinal, /*alone=*/true));
+  }
+}
+
+// The host looks seldom at the loss of a device. What is measured, and how a trial ends, may not
+// follow from that.
+TEST(Trial, FewLooksAtTheLossChangeNoResult) {
+  for (const char* settings : {"measure.first = true\ntrain.epochs = 2\n",
+                               "measure.every_steps = 7\nstudy.stop = plateau\n",
+                               "train.lr = 30\nnorm.kind = none\ntrain.epochs = 2\n"}) {
+    SCOPED_TRACE(settings);
+    const auto [often, seldom] = run_with_few_looks_too(case_of(settings));
+    expect_same(often, seldom);
+    for (const char* key : {"status", "stopped", "reason", "steps", "final"}) {
+      EXPECT_EQ(often.metadata.at(key), seldom.metadata.at(key)) << key;
     }
   }
 }
 
 TEST(Trial, MetLossIsTheMeanOfTheBatchesSinceTheLastEvaluation) {
   const Case what = case_of("measure.every_steps = 15\ntrain.max_steps = 15\nnorm.kind = none\n");
-  const auto measured = rows(run(what), "measurements.csv");
-  ASSERT_EQ(measured.size(), 1U);
   Trainer trainer(test_runtime().world(), what.options, data_of(what.options), test_device());
-  EXPECT_NEAR(std::stod(measured[0].at("met_loss")), trainer.train_epoch(0)->loss(), 1e-6);
+  const double expected = trainer.train_epoch(0)->loss();
+  for (const TrialResult& result : run_with_few_looks_too(what)) {
+    const auto measured = rows(result, "measurements.csv");
+    ASSERT_EQ(measured.size(), 1U);
+    EXPECT_NEAR(std::stod(measured[0].at("met_loss")), expected, 1e-6);
+  }
 }
 
 TEST(Trial, ATargetIsReachedByTwoEvaluationsInTurn) {
@@ -182,16 +213,20 @@ TEST(Trial, StopsAtItsTargetsOrOnAPlateau) {
 }
 
 TEST(Trial, DivergenceIsAResult) {
-  const TrialResult infinite = run(case_of("train.lr = 1e30\nnorm.kind = none\n"));
-  EXPECT_EQ(infinite.metadata.at("status"), "DIVERGED");
-  EXPECT_EQ(infinite.metadata.at("stopped"), "divergence");
-  EXPECT_NE(infinite.metadata.at("reason").get<std::string>().find("loss is"), std::string::npos);
-  EXPECT_TRUE(infinite.metadata.at("final").at("val_accuracy").is_null());
-  const TrialResult large = run(case_of("train.lr = 30\nnorm.kind = none\ntrain.epochs = 2\n"));
-  EXPECT_EQ(large.metadata.at("status"), "DIVERGED");
-  EXPECT_NE(large.metadata.at("reason").get<std::string>().find("times the first step's"),
-            std::string::npos)
-      << large.metadata.at("reason");
+  for (const TrialResult& infinite :
+       run_with_few_looks_too(case_of("train.lr = 1e30\nnorm.kind = none\n"))) {
+    EXPECT_EQ(infinite.metadata.at("status"), "DIVERGED");
+    EXPECT_EQ(infinite.metadata.at("stopped"), "divergence");
+    EXPECT_NE(infinite.metadata.at("reason").get<std::string>().find("loss is"), std::string::npos);
+    EXPECT_TRUE(infinite.metadata.at("final").at("val_accuracy").is_null());
+  }
+  for (const TrialResult& large :
+       run_with_few_looks_too(case_of("train.lr = 30\nnorm.kind = none\ntrain.epochs = 2\n"))) {
+    EXPECT_EQ(large.metadata.at("status"), "DIVERGED");
+    EXPECT_NE(large.metadata.at("reason").get<std::string>().find("times the first step's"),
+              std::string::npos)
+        << large.metadata.at("reason");
+  }
 }
 
 TEST(Trial, CountsWhatItSends) {

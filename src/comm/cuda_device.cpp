@@ -18,6 +18,18 @@ void cuda_check(cudaError_t code, const char* call) {
 
 }  // namespace
 
+Facts facts() {
+  Facts facts;
+  facts.runtime = CUDART_VERSION;
+  if (cudaDriverGetVersion(&facts.driver) != cudaSuccess) facts.driver = 0;
+  if (facts.driver == 0) return facts;
+  int count = 0;
+  const cudaError_t code = cudaGetDeviceCount(&count);
+  if (code != cudaSuccess && code != cudaErrorNoDevice) facts.failure = cudaGetErrorString(code);
+  cudaGetLastError();  // so that the next call is not taken to have failed
+  return facts;
+}
+
 int device_count() noexcept {
   return c10::cuda::device_count();
 }

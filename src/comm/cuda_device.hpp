@@ -7,6 +7,15 @@
 
 namespace syncbn::cuda {
 
+/// What CUDA says of itself before anything is asked of a device. Versions as CUDA counts them
+/// (13.0 is 13000); 0: there is none, be it because this build has no CUDA or the host no driver.
+struct Facts {
+  int driver = 0;       ///< the newest CUDA that the host's driver serves
+  int runtime = 0;      ///< the CUDA compiled against
+  std::string failure;  ///< why CUDA cannot list its devices; empty if it can, or sees none
+};
+Facts facts();
+
 /// Devices visible to this process; 0 without CUDA, a driver or a device. Never throws.
 int device_count() noexcept;
 void set_device(int index);

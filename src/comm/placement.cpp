@@ -20,6 +20,14 @@ std::string device_text(const RankFacts& facts, bool cuda) {
   return concat(facts.host, ": cuda:", index, " (", facts.devices[index].name, ")");
 }
 
+/// "node7's NVIDIA driver serves CUDA 12.4, …": of the first rank that has one; may be empty.
+std::string first_obstacle(const std::vector<RankFacts>& ranks) {
+  for (const auto& facts : ranks) {
+    if (!facts.obstacle.empty()) return concat(facts.host, "'s ", facts.obstacle);
+  }
+  return "";
+}
+
 /// "rank 0 node7: cuda:0 (NVIDIA H200); rank 1 node7: no device".
 std::string mapping(const std::vector<RankFacts>& ranks) {
   std::string text;
@@ -47,8 +55,10 @@ bool choose_cuda(const std::vector<RankFacts>& ranks, const std::string& device,
   bool everywhere = true;
   for (const auto& facts : ranks) everywhere = everywhere && !facts.devices.empty();
   if (!everywhere && (device == "cuda" || backend == "nccl")) {
+    const std::string reason = first_obstacle(ranks);
     throw UsageError(concat("run.device ", device, " with run.backend ", backend,
                             " needs a CUDA device for every rank, and there is: ", mapping(ranks),
+                            reason.empty() ? "" : " (" + reason + ")",
                             ". Use run.device cpu with run.backend mpi, or other nodes."),
                      ExitCode::kUnavailable);
   }
@@ -72,7 +82,7 @@ void require_known(const std::string& key, const std::string& value, const std::
 }
 
 std::string encode(const RankFacts& facts) {
-  std::string text = concat(facts.host, '\n', facts.local_rank, '\n');
+  std::string text = concat(facts.host, '\n', facts.local_rank, '\n', facts.obstacle, '\n');
   for (const auto& device : facts.devices) text += device.bus_id + '\n' + device.name + '\n';
   return text;
 }
@@ -84,11 +94,26 @@ RankFacts decode(const std::string& text) {
   std::string line, name;
   std::getline(in, line);
   facts.local_rank = std::stoi(line);
+  std::getline(in, facts.obstacle);
   while (std::getline(in, line) && std::getline(in, name)) facts.devices.push_back({line, name});
   return facts;
 }
 
+std::string version_text(int version) {
+  return concat(version / 1000, '.', version % 1000 / 10);
+}
+
 }  // namespace
+
+std::string cuda_obstacle(const cuda::Facts& facts) {
+  if (facts.driver == 0 || facts.runtime == 0) return "";
+  if (facts.driver / 1000 < facts.runtime / 1000) {
+    return concat("NVIDIA driver serves CUDA ", version_text(facts.driver),
+                  " at most, and this build needs CUDA ", version_text(facts.runtime),
+                  facts.runtime / 1000 == 13 ? ": driver r580 or newer" : "");
+  }
+  return facts.failure.empty() ? "" : "CUDA fails: " + facts.failure;
+}
 
 Placement plan_placement(const std::vector<RankFacts>& ranks, int rank, const std::string& device,
                          const std::string& backend, bool have_nccl) {
@@ -102,8 +127,13 @@ Placement plan_placement(const std::vector<RankFacts>& ranks, int rank, const st
   }
   for (const auto& facts : ranks) placement.rank_devices.push_back(device_text(facts, cuda));
   const auto has_device = [](const RankFacts& facts) { return !facts.devices.empty(); };
-  if (!cuda && device == "auto" && std::any_of(ranks.begin(), ranks.end(), has_device)) {
-    placement.note = "all ranks compute on the CPU, because some of them see no GPU.";
+  if (!cuda && device == "auto") {
+    const std::string obstacle = first_obstacle(ranks);
+    if (!obstacle.empty()) {
+      placement.note = concat("all ranks compute on the CPU, because ", obstacle, ".");
+    } else if (std::any_of(ranks.begin(), ranks.end(), has_device)) {
+      placement.note = "all ranks compute on the CPU, because some of them see no GPU.";
+    }
   }
   if (!cuda || backend == "mpi") return placement;
 
@@ -122,9 +152,10 @@ Placement plan_placement(const std::vector<RankFacts>& ranks, int rank, const st
 
 Placement choose_placement(Runtime& runtime, const std::string& device,
                            const std::string& backend) {
-  RankFacts own{runtime.host(), runtime.local_rank(), {}};
+  RankFacts own{runtime.host(), runtime.local_rank(), {}, ""};
   // CUDA is not even looked for when the CPU was asked for: looking costs seconds and memory.
-  const int visible = device == "cpu" ? 0 : cuda::device_count();
+  if (device != "cpu") own.obstacle = cuda_obstacle(cuda::facts());
+  const int visible = device == "cpu" || !own.obstacle.empty() ? 0 : cuda::device_count();
   for (int d = 0; d < visible; ++d) {
     own.devices.push_back({cuda::bus_id(d), cuda::device_name(d)});
   }

@@ -66,7 +66,7 @@ class Course {
         tunes_(stage == Stage::kTune),
         targets_(parse_numbers("measure.targets", study.targets)),
         data_(data),
-        trainer_(lane.comm, options, data, lane.device),
+        trainer_(lane.comm, options, data, lane.device, lane.look_every),
         every_(evaluation_steps(study, trainer_.steps_per_epoch())) {
     trainer_.on_progress(on_progress);
     trainer_.after_step([this](bool looked) { return after_step(looked); });
@@ -110,14 +110,14 @@ class Course {
 
   void train_to_evaluation() {
     if (trainer_.step() == trainer_.steps_in_all()) return;
-    met_loss_ = 0;
-    met_samples_ = 0;
+    const int64_t first = trainer_.step();
     const auto start = Clock::now();
     do {
       const auto trained = trainer_.train_epoch(trainer_.step() / trainer_.steps_per_epoch());
       if (trained) watch_plateau(trained->loss());
     } while (stopped_.empty() && !is_due() && trainer_.step() < trainer_.steps_in_all());
     trainer_.check_loss();
+    keep_losses(first);
     seconds_ += seconds_since(start);
     if (peak_bytes_ == 0) peak_bytes_ = memory_.peak();
   }
@@ -127,17 +127,18 @@ class Course {
   // False: train no further for now.
   bool after_step(bool looked) {
     Replica& replica = trainer_.replica();
-    if (looked) {
-      const double loss = replica.reduced_loss();  // a sum
-      const int64_t samples = samples_at(trainer_.step()) - samples_at(trainer_.step() - 1);
-      if (trainer_.step() == 1) first_loss_ = loss / static_cast<double>(samples);
-      met_loss_ += loss;
-      met_samples_ += samples;
-      if (replica.requested(Request::kStop)) stopped_ = "request";
-    }
+    if (looked && replica.requested(Request::kStop)) stopped_ = "request";
     if (stop_requested()) replica.request(Request::kStop);
     const bool ends_epoch = trainer_.step() % trainer_.steps_per_epoch() == 0;
     return stopped_.empty() && (ends_epoch || !is_due());
+  }
+
+  // The losses of the batches since step `first`, at whose end the device is waited for anyway.
+  void keep_losses(int64_t first) {
+    const Trainer::Met met = trainer_.take_met();
+    const auto samples = static_cast<double>(samples_at(trainer_.step()) - samples_at(first));
+    met_loss_ = met.loss_sum / samples;
+    first_loss_ = met.first_loss / static_cast<double>(samples_at(1));
   }
 
   void watch_plateau(double epoch_loss) {
@@ -157,7 +158,7 @@ class Course {
     row.samples = samples_at(row.step);
     row.seconds = seconds_;
     if (row.step > 0) row.lr = trainer_.learning_rate(row.step - 1);
-    if (met_samples_ > 0) row.met_loss = met_loss_ / static_cast<double>(met_samples_);
+    row.met_loss = met_loss_;
     score(row, kVal, kOfRunning, Statistics::kRunning);
     rows_.push_back(row);
     if (!std::isfinite(row.loss[kVal][kOfRunning]) && is_lost()) {
@@ -359,8 +360,8 @@ class Course {
   std::vector<NoiseScaleRow> noise_scale_;
   std::vector<UnitRow> units_;
   double seconds_ = 0, evaluation_seconds_ = 0, probe_seconds_ = 0;
-  double first_loss_ = NAN, met_loss_ = 0;
-  int64_t met_samples_ = 0, peak_bytes_ = 0;
+  double first_loss_ = NAN, met_loss_ = NAN;  // means over samples
+  int64_t peak_bytes_ = 0;
   double best_epoch_loss_ = INFINITY;
   int64_t epochs_without_gain_ = 0;
 };

@@ -19,6 +19,7 @@ struct Lane {
   CommPtr host;  ///< for host tensors and control
   CommPtr comm;  ///< for tensors on `device`
   at::Device device{at::kCPU};
+  int64_t look_every = 0;  ///< Trainer's
 };
 
 struct TrialResult {     // NOLINT(bugprone-exception-escape): JSON moves without throwing

@@ -18,7 +18,7 @@ namespace {
 // shard per rank.
 constexpr int64_t kEvaluationRows = 500, kEvaluationRowsOfShard = 64;
 // Steps between looks at the loss on CUDA, where looking waits for the device.
-constexpr int64_t kCheckEvery = 50;
+constexpr int64_t kLookEvery = 50;
 
 // Adds the seconds since the last lap to one counter after the other.
 class Stopwatch {
@@ -84,12 +84,16 @@ void check_options(const Options& options, const Dataset& data, int ranks) {
   }
 }
 
-Trainer::Trainer(CommPtr comm, const Options& options, const Dataset& data, at::Device device)
+Trainer::Trainer(CommPtr comm, const Options& options, const Dataset& data, at::Device device,
+                 int64_t look_every)
     : comm_(std::move(comm)),
       options_(options),
       data_(data),
       device_(device),
       sharding_(make_sharding(options.run, comm_->rank(), comm_->size())),
+      look_every_(look_every > 0    ? look_every
+                  : device.is_cpu() ? 1
+                                    : kLookEvery),
       batch_(checked_batch(options, data, comm_->size())),
       evaluation_batch_(rows_of_evaluation(sharding_)),
       capacity_(std::max(sharding_.most_rows(evaluation_batch_), sharding_.most_rows(batch_))),
@@ -117,6 +121,8 @@ Trainer::Trainer(CommPtr comm, const Options& options, const Dataset& data, at::
           at::zeros({sharding_.mine().size(), 2}, at::TensorOptions(at::kDouble).device(device))),
       step_loss_(at::zeros({1}, totals_.options())),
       epoch_loss_(at::zeros_like(step_loss_)),
+      met_loss_(at::zeros_like(step_loss_)),
+      first_loss_(at::full_like(step_loss_, NAN)),
       epoch_correct_(at::zeros({sharding_.mine().size(), 1}, totals_.options())),
       in_order_(static_cast<size_t>(
           std::max({data.train.size(), data.validation.size(), data.test.size()}))) {
@@ -156,7 +162,7 @@ std::optional<Score> Trainer::train_epoch(int64_t epoch) {
   if (step_ < end || summed_epoch_ != epoch) begin_epoch(epoch);
   while (step_ < end) {
     train_step(step_ - first);
-    const bool looks = device_.is_cpu() || step_ % kCheckEvery == 0 || step_ == end;
+    const bool looks = step_ % look_every_ == 0 || step_ == end;
     if (looks) check_loss();
     if (on_progress_) on_progress_("training", step_);
     if (after_step_ && !after_step_(looks)) return std::nullopt;
@@ -165,6 +171,14 @@ std::optional<Score> Trainer::train_epoch(int64_t epoch) {
   for (int64_t k = 0; k < end - first; ++k) samples += sampler_.batch_size(k);
   const auto correct = summed_correct().item<int64_t>();
   return Score{epoch_loss_.item<double>(), correct, samples};
+}
+
+Trainer::Met Trainer::take_met() {
+  comm_->wait(device_);
+  const Met met{met_loss_.item<double>(), first_loss_.item<double>()};
+  met_loss_.zero_();
+  check_finite(met.loss_sum, "training");
+  return met;
 }
 
 at::Tensor Trainer::summed_correct() {
@@ -222,6 +236,8 @@ void Trainer::train_step(int64_t k) {
   replica_.reduce(totals_);
   step_loss_.copy_(replica_.loss());
   epoch_loss_.add_(step_loss_);
+  met_loss_.add_(step_loss_);
+  if (step_ == 0) first_loss_.copy_(step_loss_);
   epoch_correct_.add_(totals_.narrow(1, 1, 1));
   watch.lap(times_.gradient_comm);
   times_.gradient_traffic += replica_.traffic();

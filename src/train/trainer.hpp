@@ -46,12 +46,15 @@ class Trainer {
   /// Told after each step and each batch of an evaluation: what was done, and the steps so far.
   using OnProgress = std::function<void(const char* phase, int64_t step)>;
   /// Asked after each step of train_epoch; false: stop here. `looked`: the host has waited for the
-  /// step to be done, as it does after every step on the CPU and now and then on CUDA.
+  /// step to be done, as it does after every step on the CPU and now and then on CUDA (look_every).
   using AfterStep = std::function<bool(bool looked)>;
 
   /// Collective. `comm`: all ranks, for tensors on `device`. `data` must outlive the trainer.
-  /// Throws UsageError as check_options.
-  Trainer(CommPtr comm, const Options& options, const Dataset& data, at::Device device);
+  /// `look_every`: after how many steps train_epoch looks at the loss, which waits for the device;
+  /// 0: each step on the CPU, every 50th on CUDA. What is trained and measured does not depend on
+  /// it. Throws UsageError as check_options.
+  Trainer(CommPtr comm, const Options& options, const Dataset& data, at::Device device,
+          int64_t look_every = 0);
 
   void on_progress(OnProgress on_progress) { on_progress_ = std::move(on_progress); }
   void after_step(AfterStep after_step) { after_step_ = std::move(after_step); }
@@ -75,12 +78,21 @@ class Trainer {
   /// Collective. Trains what is left of epoch `epoch` (0-based, the one that step() is in or ends),
   /// or as much of it as train.max_steps leaves. Returns loss and accuracy of all its samples as
   /// they were met, under the weights of their step; nothing if after_step stopped it.
-  /// Throws DivergedError on all ranks in the step whose loss is not finite (on CUDA, where looking
-  /// waits for the device, within 50 steps of it).
+  /// Throws DivergedError on all ranks at the first look at a loss that is not finite: in its step,
+  /// or within `look_every` steps of it.
   std::optional<Score> train_epoch(int64_t epoch);
 
   /// Throws DivergedError if the loss of the last step is not finite; waits for the device.
   void check_loss() const { check_finite(replica_.reduced_loss(), "training"); }
+
+  /// What the steps since the last call have met: the sum of their batches' losses, and the loss
+  /// sum of the very first batch (NaN in a trainer that was restored). Both are kept on the device,
+  /// so that no look is needed for them. Throws DivergedError if the sum is not finite; waits for
+  /// the device.
+  struct Met {
+    double loss_sum = 0, first_loss = 0;
+  };
+  Met take_met();
 
   /// The two halves of train_epoch: make the order of an epoch, then (collective) take one step on
   /// the samples of its global batch `k`.
@@ -144,6 +156,7 @@ class Trainer {
   OnProgress on_progress_;
   AfterStep after_step_;
   Sharding sharding_;
+  int64_t look_every_;
   int64_t batch_, evaluation_batch_, capacity_;
   BatchSampler sampler_;
   Network network_;
@@ -160,6 +173,7 @@ class Trainer {
   at::Tensor labels_;                  // (capacity) int64
   at::Tensor totals_;                  // (shards, 2) float64: loss and correct of one call
   at::Tensor step_loss_, epoch_loss_;  // (1) float64, of all ranks
+  at::Tensor met_loss_, first_loss_;   // (1) float64, of all ranks, as take_met gives them
   at::Tensor epoch_correct_;           // (shards, 1) float64, of this rank
   std::vector<int64_t> in_order_;
   StepTimes times_;
