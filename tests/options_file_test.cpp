@@ -41,7 +41,11 @@ TEST(ConfigText, Refusals) {
   expect_config("[norm]\nhidden = 1\n", {"line 2", "'norm.hidden'"});
   expect_config("batch = 1\n", {"line 1", "'batch'", "'train.batch'"});
   expect_config("[trian]\n", {"line 1", "section 'trian'", "mean 'train'", "[norm]"});
-  expect_config("[]\n", {"line 1", "unknown section ''"});
+  expect_config("[]\n", {"line 1", "unknown section ''. The sections are [data]", "[run]."});
+  for (const char* section : {"study", "experiment rates", "tune"}) {
+    expect_config(concat("[", section, "]\n"),
+                  {"line 1", section, "of a study: run this file with syncbn-study."});
+  }
   expect_config("[train]\nbatch 64\n", {"line 2", "'batch 64'", "key = value"});
   expect_config("[train\nbatch = 1\n", {"line 1"});
   expect_config("[run]\nout = " + std::string(5000, 'a') + "\n", {"line 2", "4096"});

@@ -59,6 +59,7 @@ TEST_F(StudyFolderTest, ATrialIsFinishedOnceItsMetadataSaySo) {
   study.write_metadata(trial_, {{"status", "INCOMPLETE"}});
   EXPECT_EQ(study.outcome(trial_), nullptr);
   study.write_metadata(trial_, finished("COMPLETE"));
+  study.write_table(trial_, "measurements.csv", "step\n");
   EXPECT_EQ(study.known(trial_), nullptr) << "nobody has looked";
   const Outcome* outcome = study.outcome(trial_);
   ASSERT_NE(outcome, nullptr);
@@ -79,9 +80,41 @@ TEST_F(StudyFolderTest, ADivergedTrialIsFinished) {
   metadata["final"] = {{"val_accuracy", nullptr}, {"val_loss", nullptr}};
   metadata["targets"][0]["steps"] = nullptr;
   study.write_metadata(trial_, metadata);
+  study.write_table(trial_, "measurements.csv", "step\n");
   ASSERT_NE(study.outcome(trial_), nullptr);
   EXPECT_TRUE(study.outcome(trial_)->diverged);
   EXPECT_FALSE(study.outcome(trial_)->first_target_steps);
+}
+
+TEST_F(StudyFolderTest, ATrialThatLostATableIsRunAgain) {
+  create();
+  const auto is_finished = [&] { return folder().outcome(trial_) != nullptr; };
+  StudyFolder study = folder();
+  study.claim(trial_);
+  Json metadata = finished("COMPLETE");  // as an earlier version wrote it: tables are not listed
+  study.write_metadata(trial_, metadata);
+  EXPECT_FALSE(is_finished());
+  study.write_table(trial_, "measurements.csv", "step\n");
+  EXPECT_TRUE(is_finished());
+  metadata["tables"] = {"measurements.csv", "layers.csv"};
+  study.write_metadata(trial_, metadata);
+  EXPECT_FALSE(is_finished());
+  study.write_table(trial_, "layers.csv", "layer\n");
+  EXPECT_TRUE(is_finished());
+}
+
+TEST_F(StudyFolderTest, LocksOfTheDeadAreRemovedAtTheEnd) {
+  create();
+  StudyFolder study = folder();
+  fs::create_directories(fs::path(file("x")).parent_path());
+  trial_ = {0, Stage::kFinal, 1e-3, 1};
+  fs::create_directories(fs::path(file("x")).parent_path());
+  std::ofstream(file(".lock")) << "";
+  study.write_ledger();
+  EXPECT_FALSE(fs::exists(file(".lock")));
+  const auto held = study.claim(trial_);
+  study.write_ledger();
+  EXPECT_TRUE(fs::exists(file(".lock"))) << "of one that lives";
 }
 
 TEST_F(StudyFolderTest, ATrialOfAnotherRateIsRunAgain) {
@@ -129,13 +162,76 @@ TEST_F(StudyFolderTest, GoesOnWithTheSameStudyAlone) {
   create();
   create();
   expect_error([&] { create("another"); }, ExitCode::kCannotCreate,
-               {path_, "other cells", "--study.out"});
+               {path_, "another study", "--study.out"});
   path_ = scratch_.path().string() + "/full";
   fs::create_directory(path_);
   std::ofstream(path_ + "/notes.txt") << "mine";
   expect_error([&] { create(); }, ExitCode::kCannotCreate, {path_, "other files"});
   path_ += "/notes.txt";
   expect_error([&] { create(); }, ExitCode::kCannotCreate, {path_});
+}
+
+// What run_study describes a study by, as far as folders are told apart by it.
+Json description(const Plan& plan, const std::string& device = "cpu", const char* digest = "aa") {
+  Json cells = Json::array();
+  for (const Cell& cell : plan.cells) cells.push_back({{"cell", cell.name}});
+  return {{"fingerprint", plan.fingerprint() + device + digest},
+          {"device", device},
+          {"data", {{"mnist", {{"train", digest}}}}},
+          {"experiments", {{{"name", "a"}, {"cells", cells}}}}};
+}
+
+TEST_F(StudyFolderTest, SaysWhatDiffersFromTheStudyThatItHolds) {
+  folder().create("text", description(plan_));
+  const auto expect_refused = [&](const std::string& text, const std::vector<std::string>& says,
+                                  const std::string& device = "cpu", const char* digest = "aa") {
+    SCOPED_TRACE(text);
+    Plan other;
+    other.experiments = parse_study({}, "[experiment a]\n" + text, "test.ini");
+    other.cells = cells_of(other.experiments[0]);
+    const Json now = description(other, device, digest);
+    const auto check = [&] { StudyFolder(path_, other).check("text", now); };
+    const auto create = [&] { StudyFolder(path_, other).create("text", now); };
+    expect_error(check, ExitCode::kCannotCreate, says);
+    expect_error(create, ExitCode::kCannotCreate, says);
+  };
+  const std::string same = "train.batch = 16 | 32\n";
+  expect_refused(same + "study.seeds = 1 .. 5\n",
+                 {"study.seeds is '1 .. 3', expected '1 .. 5' (in 2 cells)", "--study.out"});
+  expect_refused("train.batch = 16 | 32 | 64\n", {"'a/train.batch=64' is not in it"});
+  expect_refused("train.batch = 32 | 64 | 128\n", {"'a/train.batch=64' and 1 more are not in it",
+                                                   "'a/train.batch=16' is only in it"});
+  expect_refused(same, {"the files of the data set 'mnist' are others"}, "cpu", "bb");
+  expect_refused(same, {"its device is 'cpu', expected 'cuda:0'"}, "cuda:0");
+  EXPECT_NO_THROW(folder().check("text", description(plan_)));
+}
+
+// An earlier version did not know all options, so that its fingerprint and its files lack them.
+TEST_F(StudyFolderTest, GoesOnWithAStudyOfAVersionThatKnewFewerOptions) {
+  folder().create("text", description(plan_));
+  const auto rewrite = [&](const std::string& name, const auto& change) {
+    std::ifstream in(path_ + "/" + name);
+    Json json = Json::parse(in);
+    change(json);
+    std::ofstream(path_ + "/" + name) << json;
+  };
+  rewrite("study.json", [](Json& json) { json["fingerprint"] = "of fewer options"; });
+  for (const char* cell : {"a/train.batch=16/cell.json", "a/train.batch=32/cell.json"}) {
+    rewrite(cell, [](Json& json) { json["options"].erase("norm.eps"); });
+  }
+  EXPECT_NO_THROW(folder().create("text", description(plan_)));
+  for (Cell& cell : plan_.cells) cell.options.set("norm.eps", "0.5");
+  expect_error([&] { folder().create("text", description(plan_)); }, ExitCode::kCannotCreate,
+               {"norm.eps is '1e-05', expected '0.5'"});
+}
+
+TEST_F(StudyFolderTest, ACheckWritesNothing) {
+  EXPECT_NO_THROW(folder().check("text", description(plan_)));
+  EXPECT_FALSE(fs::exists(fs::path(path_).parent_path()));
+  std::ofstream(scratch_.path() / "file") << "mine";
+  path_ = scratch_.path().string() + "/file/study";
+  expect_error([&] { folder().check("text", description(plan_)); }, ExitCode::kCannotCreate,
+               {path_, "file' is not a folder"});
 }
 
 TEST_F(StudyFolderTest, MendsItsOwnFiles) {
@@ -178,6 +274,7 @@ TEST_F(StudyFolderTest, TheLedgerHoldsWhatIsFinished) {
   Json metadata = finished("COMPLETE");
   metadata["lr"] = 1e-3;
   study.write_metadata(trial_, metadata);
+  study.write_table(trial_, "measurements.csv", "step\n");
   study.write_ledger();
   std::ifstream in(path_ + "/ledger.csv");
   std::string header, line, more;

@@ -55,13 +55,30 @@ TEST(List, FactorsKeepFourDigits) {
 }
 
 TEST(List, RefusesWhatIsNoRange) {
-  for (const char* text : {"1 .. x", "5 .. 1", "1 .. 5 by 0", "1 .. 5 by *1", "0 .. 5 by *2",
-                           "1 .. 5 by", "1 .. 1000000", "x .. 5"}) {
+  for (const char* text :
+       {"1 .. x", "5 .. 1", "1 .. 5 by 0", "1 .. 5 by *1", "0 .. 5 by *2", "1 .. 5 by",
+        "1 .. 1000000", "x .. 5", "1 .. 10000 | 10001", "1 .. 9000000000000000000 by *10"}) {
     SCOPED_TRACE(text);
     expect_error([&] { parse_list("train.batch", text); }, ExitCode::kUsage, {"train.batch", text});
   }
   expect_error([] { parse_integers("study.seeds", "1 | 2.5"); }, ExitCode::kUsage,
                {"study.seeds", "whole numbers"});
+}
+
+// Whoever writes two ends means more than one value.
+TEST(List, ARangeOfOneValueIsRefused) {
+  for (const char* text : {"0.01 .. 1", "1 .. 3 by 5", "32 .. 100 by *4", "0.1 | 1 .. 1.5"}) {
+    SCOPED_TRACE(text);
+    expect_error([&] { parse_list("tune.lr", text); }, ExitCode::kUsage,
+                 {"tune.lr", "more than one value", " by *2"});
+  }
+  EXPECT_EQ(parse_list("study.seeds", "3 .. 3"), (Texts{"3"})) << "one value on purpose";
+}
+
+TEST(List, CommasAreSaidToBeBars) {
+  const std::string says = "'0.1 | 0.3' (a shell needs the quotes)";
+  expect_error([] { parse_numbers("tune.lr", "0.1,0.3"); }, ExitCode::kUsage, {"tune.lr", says});
+  expect_error([] { parse_integers("study.seeds", "1, 2"); }, ExitCode::kUsage, {"'1 | 2'"});
 }
 
 constexpr const char* kStudy = R"(
@@ -144,7 +161,14 @@ TEST(StudyFile, RefusesWithTheLine) {
   const auto bad = ExitCode::kConfig;
   const std::string experiment = "[experiment a]\n";
   expect_refused("", bad, {"test.ini", "[experiment NAME]"});
-  expect_refused("[train]\nepochs = 1\n", bad, {"[experiment NAME]"});
+  expect_refused("[train]\nepochs = 1\n", bad, {"[experiment NAME]", "syncbn-train"});
+  expect_refused("[experiment]\n", bad, {"line 1", "an experiment's name"});
+  expect_refused(experiment + "train.batch = 32, 128\n", bad, {"line 2", "'32 | 128'"});
+  expect_refused(experiment + "norm.kind = none, batch\n", bad, {"'none | batch'"});
+  expect_refused(experiment + "measure.per_epoch = 2,5\n", bad, {"line 2", "point", "'2 | 5'"});
+  expect_refused(experiment + "measure.layers = last ; remark\n", bad, {"begins with ' #'"});
+  expect_refused(experiment + "train.lr = 0.01 .. 1\n", bad, {"line 2", "more than one value"});
+  expect_refused(experiment + "train.batch & norm.batch =\n", bad, {"line 2", "found none"});
   expect_refused("[trane]\n", bad, {"test.ini: line 1", "'trane'", "train"});
   expect_refused("[measure]\ntarget = 1\n" + experiment, bad, {"line 2", "did you mean"});
   expect_refused(experiment + "train.bach = 1 | 2\n", bad,
@@ -179,6 +203,65 @@ TEST(StudyFile, RefusesWithTheLine) {
                  bad, {"measure.targets"});
   expect_refused(experiment + "train.lr = 0.1 | -1\n", bad,
                  {"[experiment a]", "train.lr=-1", "train.lr"});
+}
+
+TEST(StudyFile, RangesNeedNoSpaces) {
+  EXPECT_EQ(cells("[experiment a]\ntrain.batch = 32..128 by *2\n").size(), 3U);
+}
+
+// 8,192 values on each of five axes: 2^65 cells, which 64 bits count as none.
+TEST(StudyFile, TooManyCellsAreRefusedBeforeTheyAreMade) {
+  std::string axes = "[experiment a]\n";
+  for (const char* key : {"train.epochs", "train.max_steps", "train.warmup_steps",
+                          "train.lr_reference", "measure.population"}) {
+    axes += concat(key, " = ", key[0] == 'm' ? 2 : 1, " .. 8192\n");
+  }
+  expect_refused(axes, ExitCode::kConfig, {"[experiment a]", "more than 100000 cells"});
+  std::string experiments;  // each of them within the limit
+  for (int i = 0; i < 20; ++i)
+    experiments += concat("[experiment a", i, "]\ntrain.epochs = 1 .. 9999\n");
+  expect_refused(experiments, ExitCode::kConfig, {"100000 cells in all experiments"});
+}
+
+// Whatever is multiplied with steps, samples or ranks has a bound.
+TEST(StudyFile, NumbersHaveBounds) {
+  const std::string most = "9223372036854775807\n";
+  for (const char* key :
+       {"study.ranks", "tune.extend", "measure.every_steps", "measure.full_every",
+        "measure.train_samples", "measure.population", "measure.noise_scale", "measure.units"}) {
+    expect_refused(concat("[experiment a]\n", key, " = ", most), ExitCode::kConfig,
+                   {key, "a whole number from"});
+    expect_refused(concat("[experiment a]\n", key, " = -1\n"), ExitCode::kConfig, {key, "'-1'"});
+  }
+  StudyOptions rarely;
+  rarely.per_epoch = 1e-300;
+  EXPECT_GT(evaluation_steps(rarely, 1), int64_t{1} << 39);
+}
+
+TEST(StudyFile, SeedsThatLookLikeANumberOfRuns) {
+  const auto note = [](const std::string& settings) {
+    return seeds_note(study("[experiment a]\n" + settings).at(0).base.study);
+  };
+  EXPECT_EQ(note("study.seeds = 5\n"),
+            "study.seeds = 5 is one run, with seed 5; 1 .. 5 are 5 runs");
+  EXPECT_EQ(note("study.seeds = 1\n"), "");
+  EXPECT_EQ(note("study.seeds = 1 .. 5\n"), "");
+  EXPECT_EQ(note("tune.seeds = 4\n"), "") << "nothing is tuned";
+  EXPECT_NE(note("tune.lr = 0.1\ntune.seeds = 4\n").find("tune.seeds = 4 is one run"),
+            std::string::npos);
+  EXPECT_EQ(note("tune.lr = 0.1\ntune.seeds = 101\n"), "");
+}
+
+TEST(StudyFile, TrialsAreCounted) {
+  StudyOptions options;
+  options.seeds = "1 .. 5";
+  EXPECT_EQ(planned_trials(options), 5);
+  options.lr = "0.1 | 0.2 | 0.3";
+  options.tune_seeds = "101 | 102";
+  EXPECT_EQ(planned_trials(options), 11);
+  EXPECT_EQ(most_trials(options), 11);
+  options.neighbours = true;
+  EXPECT_EQ(most_trials(options), 21);
 }
 
 // ---- the choice of a rate ----
@@ -319,6 +402,21 @@ TEST(Calibration, SeparatesWhatAStepCostsFromItsOperations) {
   expect(speed_of(1e6, 2e-3, 4e6, 1e-3), 1e-3, 0);
   // A slope that would leave less than nothing for the step.
   expect(speed_of(1e6, 1e-4, 4e6, 4e-3), 0, 1e-9);
+}
+
+TEST(Calibration, SaysWhatMakesItDoubtful) {
+  const std::vector<Block> quiet = {{1e-3, 1}, {1.1e-3, 0.97}}, busy = {{1e-3, 1}, {3e-3, 0.4}};
+  EXPECT_TRUE(doubts_of(quiet, 1, {}).empty());
+  EXPECT_TRUE(doubts_of(quiet, 2, {1.2e-3, 1}).empty());
+  const auto other_programs = doubts_of(busy, 1, {});
+  ASSERT_EQ(other_programs.size(), 1U);
+  EXPECT_NE(other_programs[0].find("other programs took the cores"), std::string::npos);
+  EXPECT_NE(other_programs[0].find("40 %"), std::string::npos);
+  const auto threads = doubts_of(quiet, 2, {1e-4, 1});
+  ASSERT_EQ(threads.size(), 1U);
+  EXPECT_NE(threads[0].find("on 2 threads a step took 10 times as long as on one: give "
+                            "--run.threads 1"),
+            std::string::npos);
 }
 
 TEST(Plan, FingerprintIsOfWhatDecidesTheResults) {

@@ -4,10 +4,13 @@
 #include <spdlog/spdlog.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+
+#include "base/options_text.hpp"
 
 namespace syncbn {
 namespace {
@@ -46,13 +49,13 @@ void log_setup(int rank, int size, const std::string& host) {
 }
 
 void log_info(const std::string& line) {
-  spdlog::info("{}", line);
+  spdlog::info("{}", printable(line));
 }
 void log_warning(const std::string& line) {
-  spdlog::warn("warning: {}", line);
+  spdlog::warn("warning: {}", printable(line));
 }
 void log_error(const std::string& line) {
-  spdlog::error("{}", line);
+  spdlog::error("{}", printable(line));
 }
 
 std::string log_library_version() {
@@ -83,7 +86,8 @@ void ProgressLine::clear() {
 }
 
 std::string format_duration(double seconds) {
-  const auto total = static_cast<int64_t>(std::llround(seconds < 0 ? 0 : seconds));
+  constexpr double kLongest = 1e15;
+  const auto total = static_cast<int64_t>(std::llround(std::clamp(seconds, 0.0, kLongest)));
   char text[32];
   if (total >= 3600) {
     std::snprintf(text, sizeof text, "%lld:%02d:%02d", static_cast<long long>(total / 3600),

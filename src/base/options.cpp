@@ -7,13 +7,36 @@
 
 namespace syncbn {
 
-UsageError option_error(const Options& options, const std::string& key,
-                        const std::string& message) {
-  const auto place = options.from_file.find(key);
-  if (place != options.from_file.end()) {
-    return UsageError(concat(place->second, ": ", key, ": ", message), ExitCode::kConfig);
+namespace {
+
+enum class Source { kDefault, kFile, kLine };
+
+Source source_of(const Options& options, const std::string& key) {
+  if (options.from_file.count(key) != 0) return Source::kFile;
+  return options.set_keys.count(key) != 0 ? Source::kLine : Source::kDefault;
+}
+
+// "mnist.ini: line 3: train.lr", "--train.lr" or "train.lr".
+std::string name_of(const Options& options, const std::string& key) {
+  const Source source = source_of(options, key);
+  if (source == Source::kFile) return concat(options.from_file.at(key), ": ", key);
+  return (source == Source::kLine ? "--" : "") + key;
+}
+
+}  // namespace
+
+UsageError option_error(const Options& options, const std::string& key, const std::string& message,
+                        const std::vector<std::string>& others) {
+  std::string cause = key;
+  for (const std::string& other : others) {
+    if (source_of(options, other) > source_of(options, cause)) cause = other;
   }
-  return UsageError(concat(options.set_keys.count(key) != 0 ? "--" : "", key, ": ", message));
+  const ExitCode code =
+      source_of(options, cause) == Source::kFile ? ExitCode::kConfig : ExitCode::kUsage;
+  const std::string name = name_of(options, key);
+  if (cause == key) return UsageError(concat(name, ": ", message), code);
+  return UsageError(concat(name_of(options, cause), " does not go with ", name, ": ", message),
+                    code);
 }
 
 void set_option(Options& options, const std::string& key, const std::string& value,
@@ -25,7 +48,9 @@ void set_option(Options& options, const std::string& key, const std::string& val
   options.from_file.erase(key);
   if (!where.empty()) options.from_file[key] = where;
   if (!expected->empty()) {
-    throw option_error(options, key, concat("expected ", *expected, ", found ", quoted(value)));
+    const bool decimal = expected->find("a number") == 0;
+    throw option_error(options, key,
+                       concat("expected ", *expected, ", ", found_text(value, decimal)));
   }
 }
 

@@ -261,8 +261,11 @@ std::optional<double> validation_fraction(const DataOptions& options);
 /// The key that B comes from: train.batch or train.batch_per_rank.
 std::string batch_key(const TrainOptions& options);
 
-/// UsageError about `key`, with code 78 if its value came from the file, else 64.
-UsageError option_error(const Options& options, const std::string& key, const std::string& message);
+/// UsageError about `key`, with code 78 if its value came from the file, else 64. Where its value
+/// does not go with those of `others`, the first of all these that the command line set is named
+/// as the cause (64), or else the first that the file set (78).
+UsageError option_error(const Options& options, const std::string& key, const std::string& message,
+                        const std::vector<std::string>& others = {});
 
 /// "128,64" → {128, 64}; "" → {}. Throws UsageError naming `key` unless all are whole numbers from
 /// 1 to 2^20.
@@ -287,7 +290,7 @@ void for_each_flag(Line& line, F&& f) {
   f("self-check", line.self_check,
     "test here that the bits do not depend on the number of ranks, and stop");
   f("dry-run", line.dry_run, "load and check everything, print the plan of the run, and stop");
-  f("help", line.help, "print this text, and stop");
+  f("help", line.help, "print this text, and stop (-h too)");
   f("version", line.version, "print the versions, and stop");
 }
 
@@ -296,12 +299,16 @@ struct ProgramOptions {
   std::string name, example;        ///< "syncbn-train", and a configuration file for --help
   std::set<std::string> flags;      ///< of for_each_flag
   std::vector<OptionHelp> options;  ///< section by section
+  /// Beginnings of options that people look for here, and what to do instead.
+  std::vector<std::pair<std::string, std::string>> elsewhere;
+  std::string notes;  ///< the end of --help
 };
 ProgramOptions train_program();
 
 /// Parses a program's arguments, `--key value` or `--key=value` (no file is read). Throws
-/// UsageError (64): unknown or doubled options with the nearest known one, stray words (suggesting
-/// --config), missing values, --resume with --overwrite. Names are never abbreviated.
+/// UsageError (64): unknown or doubled options with the nearest known one, stray words (saying what
+/// to type instead), missing values, --resume with --overwrite. Names are never abbreviated. With
+/// -h or --help nothing else is looked at.
 CommandLine parse_command_line(int argc, const char* const* argv,
                                const ProgramOptions& program = train_program());
 

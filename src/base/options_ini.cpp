@@ -95,10 +95,18 @@ std::vector<IniSetting> parse_ini(
 void check_known_section(const std::string& section, const std::vector<std::string>& known,
                          const std::string& where) {
   if (std::find(known.begin(), known.end(), section) != known.end()) return;
+  const std::string word = section.substr(0, section.find(' '));
+  const bool of_training = std::find(known.begin(), known.end(), "study") == known.end();
+  for (const char* of_study : {"experiment", "study", "tune", "measure"}) {
+    if (word != of_study || !of_training) continue;
+    refuse_line(where, concat("section ", quoted(section),
+                              " is of a study: run this file with syncbn-study."));
+  }
   std::string all;
   for (const std::string& name : known) all += " [" + name + "]";
-  refuse_line(where, concat("unknown section ", quoted(section), did_you_mean(section, known),
-                            " The sections are", all));
+  const std::string near = did_you_mean(section, known);
+  refuse_line(where, concat("unknown section ", quoted(section), near.empty() ? "." : near,
+                            " The sections are", all, "."));
 }
 
 std::vector<std::string> sections_of(const std::vector<std::string>& keys) {

@@ -26,7 +26,8 @@ std::vector<IniSetting> parse_ini(
     const std::string& text, const std::string& name,
     const std::function<void(const std::string& section, const std::string& where)>& check_section);
 
-/// Throws UsageError(kConfig), with the nearest known one, unless `section` is one of `known`.
+/// Throws UsageError(kConfig), with the nearest known one, unless `section` is one of `known`. A
+/// study's section that is not known is said to be one.
 void check_known_section(const std::string& section, const std::vector<std::string>& known,
                          const std::string& where);
 

@@ -24,11 +24,11 @@ class Checker {
   explicit Checker(const Options& options) : options_(options) {}
 
   void holds(bool ok, const std::string& key, const std::string& expected,
-             const std::string& hint = "") const {
+             const std::string& hint = "", const std::vector<std::string>& others = {}) const {
     if (ok) return;
     throw option_error(
         options_, key,
-        concat("expected ", expected, ", found ", quoted(get_option(options_, key)), hint));
+        concat("expected ", expected, ", found ", quoted(get_option(options_, key)), hint), others);
   }
 
   void whole(const std::string& key, int64_t value, int64_t smallest, int64_t largest) const {
@@ -41,12 +41,14 @@ class Checker {
     holds(std::isfinite(value) && in_range, key, expected);
   }
 
-  void word(const std::string& key, const std::string& value,
-            const std::vector<std::string>& words) const {
+  void word(const std::string& key, const std::string& value, const std::vector<std::string>& words,
+            const std::string& hint = "") const {
+    if (std::find(words.begin(), words.end(), value) != words.end()) return;
     std::string list;
     for (const std::string& word : words) list += (list.empty() ? "" : " | ") + word;
-    holds(std::find(words.begin(), words.end(), value) != words.end(), key, list,
-          did_you_mean(value, words));
+    throw option_error(options_, key,
+                       concat("expected ", list, ", ", found_text(value),
+                              hint.empty() ? did_you_mean(value, words) : hint));
   }
 
   // A text must come back unchanged from the config.ini that is saved with the run.
@@ -104,7 +106,9 @@ void check_model(const Checker& check, const ModelOptions& model) {
 }
 
 void check_norm(const Checker& check, const NormOptions& norm) {
-  check.word("norm.kind", norm.kind, {"none", "batch", "layer"});
+  check.word("norm.kind", norm.kind, {"none", "batch", "layer"},
+             "; sync BN is norm.kind = batch with norm.batch = global (local BN: local, ghost BN: "
+             "a number)");
   const bool is_word = norm.batch == "global" || norm.batch == "local";
   check.holds(is_word || norm_batch_number(norm).value_or(0) >= 2, "norm.batch",
               "global, local or a number of samples of at least 2",
@@ -122,7 +126,7 @@ void check_optimizer(const Checker& check, const TrainOptions& train) {
   check.number("train.momentum", train.momentum, train.momentum >= 0 && train.momentum < 1,
                "a number from 0 to below 1");
   check.holds(!train.nesterov || train.optimizer != "sgd" || train.momentum > 0, "train.nesterov",
-              "false while train.momentum is 0");
+              "false while train.momentum is 0", "", {"train.momentum", "train.optimizer"});
   check.number("train.beta1", train.beta1, train.beta1 >= 0 && train.beta1 < 1,
                "a number from 0 to below 1");
   check.number("train.beta2", train.beta2, train.beta2 >= 0 && train.beta2 < 1,
@@ -144,7 +148,7 @@ void check_rate(const Checker& check, const TrainOptions& train) {
                                              std::greater_equal<>()) == milestones.end();
   check.holds(increasing, "train.milestones", "epochs in increasing order");
   check.holds(train.schedule != "step" || !milestones.empty(), "train.milestones",
-              "at least one epoch, since train.schedule is step");
+              "at least one epoch, since train.schedule is step", "", {"train.schedule"});
   check.number("train.gamma", train.gamma, train.gamma > 0, "a number above 0");
 }
 
@@ -230,7 +234,8 @@ void validate_for_ranks(const Options& options, int ranks) {
               times);
   check.holds(std::isfinite(scaled_rate(options.train, batch)), "train.lr",
               concat("a rate that train.lr_rule = ", options.train.lr_rule,
-                     " leaves finite at a batch of ", batch));
+                     " leaves finite at a batch of ", batch),
+              "", {"train.lr_rule", "train.lr_reference", key});
   const bool canonical = options.run.reduce == "canonical";
   check.holds(!canonical || ranks <= options.run.shards, "run.shards",
               concat("at least one shard for each of the ", ranks, " ranks"),
@@ -247,12 +252,13 @@ void validate_for_ranks(const Options& options, int ranks) {
                      options.norm.batch == "local"
                          ? concat(", ", shards, canonical ? " shards)" : " ranks)")
                          : ")"),
-              times);
+              times, {"norm.kind", "norm.batch", "run.shards", "run.reduce"});
   if (!samples || (*samples <= batch && batch % *samples == 0)) return;
   throw option_error(
       options, "norm.batch",
-      concat("expected a number that divides the global batch of ", batch, ", found ", *samples,
-             "; the nearest that does is ", nearest_divisor(batch, *samples)));
+      concat("expected a number that divides the global batch of ", batch, " (", key, "), found ",
+             *samples, "; the nearest that does is ", nearest_divisor(batch, *samples)),
+      {key});
 }
 
 }  // namespace syncbn

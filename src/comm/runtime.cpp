@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "base/log.hpp"
+#include "base/options_text.hpp"
 #include "comm/failure.hpp"
 #include "comm/mpi_communicator.hpp"
 #include "comm/stop.hpp"
@@ -54,7 +55,7 @@ void free_window(MPI_Win window) noexcept {
 
 /// One write, so that lines of several ranks do not mix.
 void print_line(const std::string& line) {
-  std::fputs((line + "\n").c_str(), stderr);
+  std::fputs((printable(line) + "\n").c_str(), stderr);
   std::fflush(stderr);
 }
 

@@ -11,13 +11,7 @@
 namespace syncbn {
 namespace {
 
-// Keys that say where and how a trial runs, and not what it finds.
-bool decides_nothing(const std::string& key) {
-  static const std::set<std::string> keys = {"data.dir",    "run.device",  "run.backend",
-                                             "run.threads", "run.timeout", "study.title",
-                                             "study.out"};
-  return keys.count(key) != 0;
-}
+constexpr int64_t kMostTrials = 1000000;
 
 std::string reason_to_drop(const Cell& cell, DataSets& data) {
   const StudyOptions& study = cell.options.study;
@@ -231,12 +225,19 @@ std::string Plan::folder_of(const Trial& trial) const {
   return cells[trial.cell].folder() + "/" + trial.name();
 }
 
+bool decides_results(const std::string& key) {
+  static const std::set<std::string> others = {"data.dir",    "run.device",  "run.backend",
+                                               "run.threads", "run.timeout", "study.title",
+                                               "study.out"};
+  return others.count(key) == 0;
+}
+
 std::string Plan::fingerprint() const {
   std::string text;
   for (const Cell& cell : cells) {
     text += cell.folder() + "\n";
     const auto add = [&](const std::string& key, const auto& field, const char*) {
-      if (!decides_nothing(key)) text += concat(key, " = ", write_value(field), "\n");
+      if (decides_results(key)) text += concat(key, " = ", write_value(field), "\n");
     };
     for_each_option(cell.options.train, add);
     for_each_option(cell.options.study, add);
@@ -248,6 +249,7 @@ Plan make_plan(const std::vector<Experiment>& experiments, int ranks, DataSets& 
   Plan plan;
   plan.ranks = ranks;
   plan.experiments = experiments;
+  int64_t trials = 0;
   for (const Experiment& experiment : experiments) {
     for (Cell& cell : cells_of(experiment)) {
       const int64_t needed = cell.options.study.ranks;
@@ -260,6 +262,13 @@ Plan make_plan(const std::vector<Experiment>& experiments, int ranks, DataSets& 
       if (!reason.empty() && !drops) {
         throw UsageError(concat("[experiment ", experiment.name, "], cell ", cell.name, ": ",
                                 reason, " (study.impossible = drop leaves such cells out)"),
+                         ExitCode::kConfig);
+      }
+      trials += most_trials(cell.options.study);
+      if (trials > kMostTrials) {
+        throw UsageError(concat("[experiment ", experiment.name, "], cell ", cell.name, ": more ",
+                                "than ", kMostTrials, " trials up to here; expected at most that ",
+                                "many in a study: leave out cells, rates of tune.lr or seeds"),
                          ExitCode::kConfig);
       }
       if (possible) {
@@ -291,9 +300,9 @@ CellTrials trials_of(const Plan& plan, size_t cell, const OutcomeOf& outcome_of)
 
 int64_t evaluation_steps(const StudyOptions& study, int64_t steps_per_epoch) {
   if (study.every_steps > 0) return study.every_steps;
-  constexpr double kLeast = 10;
+  constexpr double kLeast = 10, kMost = 1e12;  // more steps than any trial has
   return static_cast<int64_t>(
-      std::max(kLeast, std::ceil(static_cast<double>(steps_per_epoch) / study.per_epoch)));
+      std::clamp(std::ceil(static_cast<double>(steps_per_epoch) / study.per_epoch), kLeast, kMost));
 }
 
 Work work_of(const Options& options, const StudyOptions& study, const Dataset& data, int ranks) {

@@ -53,6 +53,9 @@ class DataSets {
   std::vector<const Dataset*> order_;
 };
 
+/// Whether a key says what a trial finds, and not only where and how it runs.
+bool decides_results(const std::string& key);
+
 struct Plan {
   int ranks = 1;  ///< of the job
   std::vector<Experiment> experiments;
@@ -70,7 +73,7 @@ struct Plan {
 
 /// Collective (loads the data). Throws UsageError for the first cell that cannot be run on `ranks`
 /// ranks or with its data, naming it, unless study.impossible = drop: a cell that needs more ranks
-/// then waits, any other is dropped.
+/// then waits, any other is dropped. There are a million trials at most.
 Plan make_plan(const std::vector<Experiment>& experiments, int ranks, DataSets& data);
 
 /// What is known of a finished trial.

@@ -12,7 +12,7 @@
 #include "base/digest.hpp"
 #include "base/log.hpp"
 #include "comm/arithmetic.hpp"
-#include "study/calibration.hpp"
+#include "study/plan_text.hpp"
 #include "study/runner.hpp"
 #include "train/description.hpp"
 
@@ -20,15 +20,6 @@ namespace syncbn {
 namespace {
 
 using Json = nlohmann::ordered_json;
-
-// Trials of a cell that are sure to come: those that tune, and the final ones.
-int64_t planned_trials(const TrialOptions& options) {
-  const auto count = [](const auto& list) { return static_cast<int64_t>(list.size()); };
-  const StudyOptions& study = options.study;
-  const int64_t final = count(parse_integers("study.seeds", study.seeds));
-  const int64_t rates = count(parse_numbers("tune.lr", study.lr));
-  return final + rates * count(parse_integers("tune.seeds", study.tune_seeds));
-}
 
 Json experiment_json(const Plan& plan, const Experiment& experiment) {
   const StudyOptions& study = experiment.base.study;
@@ -39,7 +30,7 @@ Json experiment_json(const Plan& plan, const Experiment& experiment) {
   for (const Cell& cell : plan.cells) {
     if (cell.experiment != experiment.name) continue;
     cells.push_back({{"cell", cell.name},
-                     {"trials", planned_trials(cell.options)},
+                     {"trials", planned_trials(cell.options.study)},
                      {"ranks", cell.options.study.ranks}});
   }
   for (const Dropped& cell : plan.dropped) {
@@ -121,56 +112,6 @@ Json study_json(Runtime& runtime, const Plan& plan, DataSets& data, const Comman
           {"experiments", experiments}};
 }
 
-// The plan as a table, with the time that it should take if that is known.
-std::string describe(const Plan& plan, DataSets& data, int ranks,
-                     const std::optional<Speed>& speed) {
-  std::ostringstream out;
-  out << std::left << "  " << std::setw(32) << "experiment" << std::right << std::setw(7) << "cells"
-      << std::setw(8) << "trials" << std::setw(12) << "steps";
-  out << (speed ? "     time of one rank\n" : "\n");
-  double seconds = 0;
-  int64_t all_trials = 0;
-  for (const Experiment& experiment : plan.experiments) {
-    int64_t cells = 0, trials = 0;
-    double steps = 0, of_experiment = 0;
-    for (size_t c = 0; c < plan.cells.size(); ++c) {
-      const Cell& cell = plan.cells[c];
-      if (cell.experiment != experiment.name || plan.waits(c)) continue;
-      const auto of_trial = static_cast<int>(cell.options.study.ranks);
-      const StudyOptions& study = cell.options.study;
-      const bool near = study.neighbours && !study.lr.empty();
-      const auto finals = static_cast<int64_t>(parse_integers("study.seeds", study.seeds).size());
-      const int64_t n = planned_trials(cell.options) + (near ? 2 * finals : 0);  // at most
-      const Work work =
-          work_of(cell.options.train, cell.options.study, data.of(cell.options.train), of_trial);
-      ++cells;
-      trials += n;
-      steps += static_cast<double>(n) * work.steps;
-      if (speed) of_experiment += static_cast<double>(n) * speed->seconds(work);
-    }
-    out << "  " << std::left << std::setw(32) << experiment.name << std::right << std::setw(7)
-        << cells << std::setw(8) << trials << std::setw(12) << static_cast<int64_t>(steps);
-    if (speed) out << std::setw(21) << format_duration(of_experiment);
-    out << '\n';
-    seconds += of_experiment;
-    all_trials += trials;
-  }
-  for (size_t c = 0; c < plan.cells.size(); ++c) {
-    if (!plan.waits(c)) continue;
-    out << "  waiting: " << plan.cells[c].folder() << ": needs mpirun -n "
-        << plan.cells[c].options.study.ranks << " or more\n";
-  }
-  for (const Dropped& cell : plan.dropped) {
-    out << "  dropped: " << cell.experiment << "/" << cell.cell << ": " << cell.reason << '\n';
-  }
-  if (speed) {
-    out << "  estimated from " << speed->measured << ": " << all_trials << " trials in "
-        << format_duration(seconds / ranks) << " on " << ranks << (ranks == 1 ? " rank" : " ranks")
-        << '\n';
-  }
-  return out.str();
-}
-
 // Every rank must see the folder that rank 0 has made, since lanes share out trials through it.
 void create(Runtime& runtime, StudyFolder& folder, const std::string& text, const Json& json) {
   agree(*runtime.world(), {"making the study's folder"}, [&] {
@@ -203,10 +144,16 @@ void summarise(const Plan& plan, const StudyFolder& folder, const RunnerResult& 
 }  // namespace
 
 ProgramOptions study_program() {
-  ProgramOptions program{"syncbn-study",
-                         "configs/studies/notebook_claims_smoke.ini",
-                         {"dry-run", "help", "version"},
-                         help_of(StudyOptions())};
+  ProgramOptions program{
+      "syncbn-study",
+      "configs/studies/notebook_claims_smoke.ini",
+      {"dry-run", "help", "version"},
+      help_of(StudyOptions()),
+      {{"resume", "a study goes on by itself when the same command is given again"},
+       {"overwrite", "name another folder with --study.out, or remove this one"},
+       {"print-config", "the study's folder keeps its file as study.ini"},
+       {"self-check", "it is syncbn-train's"}},
+      study_grammar()};
   const auto trainings = help_of(Options());
   program.options.insert(program.options.end(), trainings.begin(), trainings.end());
   return program;
@@ -227,22 +174,28 @@ void run_study(Runtime& runtime, const CommandLine& line, const std::string& tex
   watchdog.beat("loading the data", 0);
   DataSets data(runtime);
   const Plan plan = make_plan(experiments, runtime.size(), data);
-  if (line.dry_run) {
-    const Speed speed = calibrate(runtime, comm, placement.device, plan, data, watchdog);
-    log_info(describe(plan, data, runtime.size(), speed) +
-             "dry run: nothing was trained or written");
-    return;
-  }
-  log_info(describe(plan, data, runtime.size(), std::nullopt));
 
   // The folder, which may hold a part of it already.
   const std::string stem = std::filesystem::path(line.config).stem().string();
   const std::string& out = experiments.front().base.study.out;
   const std::string path = out.empty() ? "runs/study-" + stem : out;
   StudyFolder folder(path, plan);
-  create(runtime, folder, text,
-         study_json(runtime, plan, data, line, stem, placement.device.str(),
-                    runtime.world()->gather_text(runtime.host(), {"hosts"})));
+  const Json description = study_json(runtime, plan, data, line, stem, placement.device.str(),
+                                      runtime.world()->gather_text(runtime.host(), {"hosts"}));
+  PlanText plan_text;
+  agree(*runtime.world(), {"looking at the study's folder"}, [&] {
+    if (runtime.rank() != 0) return;
+    folder.check(text, description);
+    plan_text = PlanText(plan, data, folder);
+  });
+  if (line.dry_run) {
+    const Calibration speed = calibrate(runtime, comm, placement.device, plan, data, watchdog);
+    log_info(plan_text.table(speed) + plan_text.cells() +
+             "dry run: nothing was trained or written");
+    return;
+  }
+  log_info(plan_text.table());
+  create(runtime, folder, text, description);
   log_info("results  " + folder.path());
 
   // The trials.

@@ -312,7 +312,12 @@ class Runner {
       return;
     }
     if (!first) return;
-    for (const auto& [name, csv] : result.tables) folder_.write_table(trial, name, csv);
+    nlohmann::ordered_json tables = nlohmann::ordered_json::array();
+    for (const auto& [name, csv] : result.tables) {
+      folder_.write_table(trial, name, csv);
+      tables.push_back(name);
+    }
+    head["tables"] = tables;
     head["finished"] = unix_time();
     head.update(result.metadata);
     folder_.write_metadata(trial, head);

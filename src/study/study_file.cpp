@@ -25,7 +25,7 @@ const std::set<std::string>& whole_values() {
 bool is_axis(const std::string& key, const std::string& value) {
   if (key.find('&') != std::string::npos) return true;
   if (whole_values().count(key) != 0) return false;
-  return value.find('|') != std::string::npos || value.find(" .. ") != std::string::npos;
+  return value.find('|') != std::string::npos || value.find("..") != std::string::npos;
 }
 
 // Options of trainings that mean nothing here, and what to do instead.
@@ -49,11 +49,11 @@ const std::vector<std::string>& keys_of_job() {
 }
 
 bool is_experiment(const std::string& section) {
-  return section.compare(0, std::string(kExperiment).size(), kExperiment) == 0;
+  return (section + " ").compare(0, std::string(kExperiment).size(), kExperiment) == 0;
 }
 
 std::string experiment_name(const std::string& section) {
-  return trim(section.substr(std::string(kExperiment).size()));
+  return trim((section + " ").substr(std::string(kExperiment).size()));
 }
 
 std::string checked_name(const std::string& section, const std::string& where) {
@@ -64,7 +64,7 @@ std::string checked_name(const std::string& section, const std::string& where) {
   if (name.empty() || !plain || name.size() > 64) {
     refuse_line(where, concat("expected an experiment's name of up to 64 letters, digits, '_' and "
                               "'-', found ",
-                              quoted(name)));
+                              syncbn::quoted(name)));
   }
   return name;
 }
@@ -80,6 +80,7 @@ Axis parse_axis(const std::string& key, const std::string& value, const std::str
   } catch (const UsageError& error) {
     refuse_line(where, error.what());
   }
+  if (axis.values.empty()) refuse_line(where, concat(key, ": expected values, found none"));
   for (const auto& tuple : axis.values) {
     if (tuple.size() == axis.keys.size()) continue;
     refuse_line(where,
@@ -111,11 +112,23 @@ void apply(Experiment& experiment, const std::string& key, const std::string& va
   experiment.axes.push_back(std::move(axis));
 }
 
-void check_axes(const Experiment& experiment) {
-  std::set<std::string> seen;
+// The product of the axes; more than kMostCells: refused before it is counted on.
+size_t count_cells(const Experiment& experiment) {
   size_t cells = 1;
   for (const Axis& axis : experiment.axes) {
+    if (axis.values.size() > kMostCells / cells) {
+      throw UsageError(concat("[experiment ", experiment.name, "]: more than ", kMostCells,
+                              " cells; expected at most ", kMostCells, " in a study"),
+                       ExitCode::kConfig);
+    }
     cells *= axis.values.size();
+  }
+  return cells;
+}
+
+void check_axes(const Experiment& experiment) {
+  std::set<std::string> seen;
+  for (const Axis& axis : experiment.axes) {
     for (const std::string& key : axis.keys) {
       if (!seen.insert(key).second) {
         throw UsageError(
@@ -123,11 +136,6 @@ void check_axes(const Experiment& experiment) {
             ExitCode::kConfig);
       }
     }
-  }
-  if (cells > kMostCells) {
-    throw UsageError(concat("[experiment ", experiment.name, "]: ", cells, " cells; expected at ",
-                            "most ", kMostCells),
-                     ExitCode::kConfig);
   }
   for (const auto& [key, instead] : not_of_studies()) {
     if (seen.count(key) == 0 && experiment.base.train.set_keys.count(key) == 0) continue;
@@ -171,6 +179,27 @@ std::string name_of(const std::vector<std::pair<std::string, std::string>>& sett
 
 }  // namespace
 
+const char* study_grammar() {
+  return R"(
+Study files
+
+A study file is a training's file ([data] to [run]) with [study], [tune], [measure] and one or more
+[experiment NAME], in which keys are written in full:
+
+  [experiment steps]
+  train.batch = 32 | 128 | 512                  an axis: each of the values is tried
+  train.lr = 0.01 .. 1 by *10                   a range: 0.01, 0.1, 1 (by 5 adds, by *2 multiplies)
+  norm.kind & norm.batch = none & global | batch & 32       keys that move together
+  train.epochs = 3                              one value, for this experiment alone
+
+The axes of an experiment form their product, whose elements are its cells. study.seeds, tune.lr,
+tune.seeds, measure.targets and measure.noise_law are lists and no axes: study.seeds = 1 .. 5 are
+five runs of each cell, and study.seeds = 5 is one, with seed 5. Every key is an option of the
+command line too and replaces the file's lines for it; a list needs quotes there, since '|' means
+something to a shell: --tune.lr '0.1 | 0.3'. docs/studies.md tells more.
+)";
+}
+
 std::vector<Experiment> parse_study(const CommandLine& line, const std::string& text,
                                     const std::string& name) {
   std::vector<std::string> keys = option_keys();
@@ -212,18 +241,28 @@ std::vector<Experiment> parse_study(const CommandLine& line, const std::string& 
     apply(*named(setting.section), setting.key, setting.value, setting.where);
   }
   if (experiments.empty()) {
-    throw UsageError(concat(name, " has no [experiment NAME]; a study needs at ",
-                            "least one (--help; configs/studies)"),
+    throw UsageError(concat(name, " has no [experiment NAME]; a study needs at least one (--help; ",
+                            "configs/studies), and a training's file is run with syncbn-train"),
                      ExitCode::kConfig);
   }
+  size_t cells = 0;
   for (Experiment& experiment : experiments) {
     for (const auto& [key, value] : line.settings) apply(experiment, key, value, "");
     check_axes(experiment);
+    cells += count_cells(experiment);
+    if (cells > kMostCells) {
+      throw UsageError(concat(name, ": more than ", kMostCells, " cells in all experiments; ",
+                              "expected at most ", kMostCells, " in a study"),
+                       ExitCode::kConfig);
+    }
     try {
       validate(experiment.base.study);
-    } catch (const UsageError& error) {
-      throw UsageError(concat("[experiment ", experiment.name, "]: ", error.what()),
-                       ExitCode::kConfig);
+    } catch (const UsageError& error) {  // begins with its key
+      const std::string message = error.what();
+      const bool from_line = given(message.substr(0, message.find(':')));
+      throw UsageError(
+          concat("[experiment ", experiment.name, "]: ", from_line ? "--" : "", message),
+          from_line ? ExitCode::kUsage : ExitCode::kConfig);
     }
   }
   check_alike(experiments);

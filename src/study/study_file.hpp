@@ -43,9 +43,12 @@ struct Cell {
   std::string folder() const { return experiment + "/" + name; }
 };
 
+/// What a study file holds, for --help.
+const char* study_grammar();
+
 /// The experiments of a file's text and the command line's settings, in order. Every option's value
-/// is checked where it needs no rank count and no data. Throws UsageError: 78 with the file's line,
-/// 64 for the command line.
+/// is checked where it needs no rank count and no data; there are 100,000 cells at most. Throws
+/// UsageError: 78 with the file's line, 64 for the command line.
 std::vector<Experiment> parse_study(const CommandLine& line, const std::string& text,
                                     const std::string& name);
 

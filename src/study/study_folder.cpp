@@ -1,12 +1,17 @@
 #include "study/study_folder.hpp"
 
+#include <unistd.h>
+
 #include <algorithm>
+#include <cerrno>
 #include <chrono>
+#include <cstring>
 #include <filesystem>
 #include <nlohmann/json.hpp>
 #include <thread>
 
 #include "base/log.hpp"
+#include "study/study_match.hpp"
 
 namespace syncbn {
 namespace {
@@ -31,7 +36,7 @@ Json read_json(const std::string& path) {
   const auto* const begin = bytes.data.get();
   Json json = Json::parse(begin, begin + bytes.size, nullptr, /*allow_exceptions=*/false);
   if (!json.is_discarded()) return json;
-  log_warning("'" + path + "' is damaged and is made anew");
+  log_warning("'" + path + "' is damaged, and what it held is found or run again");
   return nullptr;
 }
 
@@ -50,22 +55,12 @@ Json all_options(const O& options) {
   return json;
 }
 
-Json cell_json(const Cell& cell) {
-  Json settings = Json::object();
-  for (const auto& [key, value] : cell.settings) settings[key] = value;
-  return {{"experiment", cell.experiment},
-          {"cell", cell.name},
-          {"settings", settings},
-          {"options", all_options(cell.options.train)},
-          {"study", all_options(cell.options.study)}};
-}
-
 Json optional_json(const std::optional<double>& value) {
   return value ? Json(*value) : Json(nullptr);
 }
 
 [[noreturn]] void refuse(const std::string& path, const std::string& why) {
-  throw Error(concat("cannot use the study's folder '", path, "': ", why,
+  throw Error(concat("cannot use the study's folder ", quoted(path), ": ", why,
                      "; name another with --study.out"),
               ExitCode::kCannotCreate);
 }
@@ -110,20 +105,50 @@ double unix_time() {
   return duration<double>(system_clock::now().time_since_epoch()).count();
 }
 
-void StudyFolder::create(const std::string& study_ini, const Json& study_json) {
-  std::error_code failed;
-  fs::create_directories(path_, failed);
-  if (failed) refuse(path_, failed.message());
-  if (!fs::is_directory(path_)) refuse(path_, "it is not a folder");
-  const auto alone = lock(path_ + "/.lock");  // two jobs may begin at once
+// The folder itself, or the nearest one above it that is there.
+void StudyFolder::check_place() const {
+  std::error_code ignored;
+  fs::path at = fs::absolute(path_);
+  while (!fs::exists(at, ignored) && at.has_relative_path()) at = at.parent_path();
+  if (!fs::is_directory(at, ignored)) {
+    refuse(path_, at == fs::absolute(path_) ? "it is not a folder"
+                                            : quoted(at.string()) + " is not a folder");
+  }
+  if (::access(at.c_str(), W_OK | X_OK) != 0) {
+    refuse(path_, concat(quoted(at.string()), ": ", std::strerror(errno)));
+  }
+}
+
+// Whether the folder holds this study's description.
+bool StudyFolder::check_content(const std::string& study_ini, const Json& study_json) const {
   const Json before = read_json(path_ + "/study.json");
   const bool known = before.is_object() && before.contains("fingerprint");
   if (!known && !is_fresh(path_) && !holds_text(path_ + "/study.ini", study_ini)) {
     refuse(path_, "it holds other files");
   }
-  if (known && before.at("fingerprint") != study_json.at("fingerprint")) {
-    refuse(path_, "it holds a study of other cells, options or data, or of another device");
+  if (!known || before.at("fingerprint") == study_json.at("fingerprint")) return known;
+  // The fingerprint of a version that knew fewer options is another one for the same study.
+  std::string clauses;
+  for (const std::string& clause : differences(path_, before, plan_, study_json)) {
+    clauses += (clauses.empty() ? "" : "; ") + clause;
   }
+  if (!clauses.empty()) refuse(path_, "it holds another study: " + clauses);
+  return true;
+}
+
+void StudyFolder::check(const std::string& study_ini, const Json& study_json) const {
+  check_place();
+  std::error_code ignored;
+  if (fs::exists(path_, ignored)) check_content(study_ini, study_json);
+}
+
+void StudyFolder::create(const std::string& study_ini, const Json& study_json) {
+  check_place();
+  std::error_code failed;
+  fs::create_directories(path_, failed);
+  if (failed) refuse(path_, failed.message());
+  const auto alone = lock(path_ + "/.lock");  // two jobs may begin at once
+  const bool known = check_content(study_ini, study_json);
   if (!known) write_file(path_ + "/study.json", text_of(study_json));
   write_file(path_ + "/study.ini", study_ini);
   for (const Cell& cell : plan_.cells) {
@@ -173,6 +198,15 @@ const Outcome* StudyFolder::outcome(const Trial& trial) {
     if (metadata.at("lr") != trial.lr) {
       log_warning(concat("'", at, "' is of the learning rate ", metadata.at("lr").dump(),
                          ", expected ", trial.lr, ", and is made anew"));
+      return nullptr;
+    }
+    // Tables that an earlier version did not list, but for the one that every trial has.
+    const Json tables = metadata.value("tables", Json::array({"measurements.csv"}));
+    for (const Json& table : tables) {
+      std::error_code ignored;
+      if (fs::is_regular_file(at + "/" + table.get<std::string>(), ignored)) continue;
+      log_warning(
+          concat("'", at, "' has lost its ", table.get<std::string>(), " and is run again"));
       return nullptr;
     }
     Finished found = finished_from(metadata, plan_.folder_of(trial));
@@ -229,6 +263,10 @@ void StudyFolder::write_ledger() {
     const auto known = trials_of(plan_, c, [&](const Trial& trial) { return outcome(trial); });
     for (const Trial& trial : known.trials) {
       if (outcome(trial) != nullptr) lines.push_back(&finished_.at(folder(trial)));
+      const std::string left = folder(trial) + "/.lock";
+      std::error_code ignored;
+      if (fs::exists(left, ignored))
+        FileLock::take(left);  // and drop it, unless another job has it
     }
   }
   std::sort(lines.begin(), lines.end(),

@@ -5,8 +5,9 @@
 //   <experiment>/<cell>/<trial>/metadata.json and tables (CSV)
 //
 // Shared by all ranks of one or several jobs through the file system; nothing here is collective
-// or talks to another rank. A trial is finished when its metadata.json says COMPLETE or DIVERGED;
-// it is written last. A trial is claimed by a lock that the system drops when its holder dies.
+// or talks to another rank. A trial is finished when its metadata.json says COMPLETE or DIVERGED,
+// which is written last, and its tables are there. A trial is claimed by a lock that the system
+// drops when its holder dies.
 #pragma once
 
 #include <map>
@@ -26,9 +27,11 @@ class StudyFolder {
 
   const std::string& path() const { return path_; }
 
+  /// Throws Error(kCannotCreate) where `create` would: a place where no folder can be made or
+  /// written, another study, saying what differs, or other files. Writes nothing.
+  void check(const std::string& study_ini, const nlohmann::ordered_json& study_json) const;
   /// Makes the folder with study.ini, study.json and every cell.json, where they are not there or
-  /// damaged. A study of another fingerprint in its place, or other files, are refused:
-  /// Error(kCannotCreate).
+  /// damaged. Throws as `check`.
   void create(const std::string& study_ini, const nlohmann::ordered_json& study_json);
 
   /// What a finished trial found; null if it is not finished. Remembered once found.
@@ -42,7 +45,7 @@ class StudyFolder {
   /// A table of a trial, named "measurements.csv".
   void write_table(const Trial& trial, const std::string& name, const std::string& csv);
   void write_tuning(size_t cell, const Tuning& tuning);
-  /// ledger.csv from the metadata of all finished trials.
+  /// ledger.csv from the metadata of all finished trials. Removes the locks of holders that died.
   void write_ledger();
 
  private:
@@ -53,6 +56,9 @@ class StudyFolder {
     std::string ledger;
   };
   static Finished finished_from(const nlohmann::ordered_json& metadata, const std::string& trial);
+
+  void check_place() const;
+  bool check_content(const std::string& study_ini, const nlohmann::ordered_json& study_json) const;
 
   std::string folder(const Trial& trial) const { return path_ + "/" + plan_.folder_of(trial); }
 

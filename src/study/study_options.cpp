@@ -11,10 +11,17 @@ namespace {
 
 constexpr size_t kMostValues = 10000;
 constexpr int64_t kMostSeed = int64_t{1} << 53;
+constexpr double kMostWhole = 9007199254740992;  // 2^53: a double tells whole numbers apart to here
 
 [[noreturn]] void refuse(const std::string& key, const std::string& expected,
                          const std::string& found) {
   throw UsageError(concat(key, ": expected ", expected, ", found ", quoted(found)));
+}
+
+// The same about a list or a word, which may be written as elsewhere.
+[[noreturn]] void refuse_list(const std::string& key, const std::string& expected,
+                              const std::string& found) {
+  throw UsageError(concat(key, ": expected ", expected, ", ", found_text(found)));
 }
 
 bool is_whole(const std::string& text) {
@@ -44,6 +51,7 @@ std::vector<std::string> parse_range(const std::string& key, const std::string& 
   if (!grows || last < first) {
     refuse(key, "a range that grows from its first value to its last", text);
   }
+  if (whole && last > kMostWhole) refuse(key, "a range of whole numbers up to 2^53", text);
   std::vector<std::string> values;
   const double slack = 1 + 1e-6;  // of the rounded digits of a factor
   for (size_t i = 0;; ++i) {
@@ -53,14 +61,19 @@ std::vector<std::string> parse_range(const std::string& key, const std::string& 
     if (values.size() == kMostValues) refuse(key, concat("at most ", kMostValues, " values"), text);
     values.push_back(whole ? std::to_string(std::llround(value)) : four_digits(value));
   }
+  if (values.size() == 1 && last > first) {
+    refuse(key, concat("a range of more than one value, such as ", from, " .. ", to, " by *2"),
+           text);
+  }
   return values;
 }
 
 // Rates that are chosen by the trials which they are then judged by look better than they are.
 void check_apart(const StudyOptions& study) {
-  const auto final = parse_integers("study.seeds", study.seeds);
+  const auto seeds = parse_integers("study.seeds", study.seeds);
+  const std::set<int64_t> final(seeds.begin(), seeds.end());
   for (const int64_t seed : parse_integers("tune.seeds", study.tune_seeds)) {
-    if (std::find(final.begin(), final.end(), seed) == final.end()) continue;
+    if (final.count(seed) == 0) continue;
     refuse("tune.seeds", concat("other seeds than those of study.seeds (", study.seeds, ")"),
            study.tune_seeds);
   }
@@ -71,11 +84,12 @@ void one_of(const std::string& key, const std::string& value,
   if (std::find(choices.begin(), choices.end(), value) != choices.end()) return;
   std::string all;
   for (const std::string& choice : choices) all += (all.empty() ? "" : " | ") + choice;
-  refuse(key, all, value);
+  refuse_list(key, all, value);
 }
 
-void at_least(const std::string& key, double value, double least) {
-  if (value < least) refuse(key, concat("at least ", least), write_value(value));
+void within(const std::string& key, int64_t value, int64_t least, int64_t most) {
+  if (value >= least && value <= most) return;
+  refuse(key, concat("a whole number from ", least, " to ", most), write_value(value));
 }
 
 void check_known(const std::string& key, const std::string& where) {
@@ -96,8 +110,9 @@ void TrialOptions::set(const std::string& key, const std::string& value, const s
     return;
   }
   if (expected->empty()) return;
-  refuse_line(where, concat(where.empty() ? "--" : "", key, ": expected ", *expected, ", found ",
-                            quoted(value)));
+  const bool decimal = expected->find("a number") == 0;
+  refuse_line(where, concat(where.empty() ? "--" : "", key, ": expected ", *expected, ", ",
+                            found_text(value, decimal)));
 }
 
 std::string TrialOptions::get(const std::string& key) const {
@@ -121,6 +136,7 @@ std::vector<std::string> parse_list(const std::string& key, const std::string& t
     } else {
       for (std::string& value : parse_range(key, part)) values.push_back(std::move(value));
     }
+    if (values.size() > kMostValues) refuse(key, concat("at most ", kMostValues, " values"), text);
   }
   return values;
 }
@@ -129,7 +145,7 @@ std::vector<double> parse_numbers(const std::string& key, const std::string& tex
   std::vector<double> numbers;
   for (const std::string& value : parse_list(key, text)) {
     numbers.push_back(0);
-    if (read_value(value, numbers.back()) != nullptr) refuse(key, "numbers", text);
+    if (read_value(value, numbers.back()) != nullptr) refuse_list(key, "numbers", text);
   }
   return numbers;
 }
@@ -138,7 +154,7 @@ std::vector<int64_t> parse_integers(const std::string& key, const std::string& t
   std::vector<int64_t> numbers;
   for (const std::string& value : parse_list(key, text)) {
     numbers.push_back(0);
-    if (read_value(value, numbers.back()) != nullptr) refuse(key, "whole numbers", text);
+    if (read_value(value, numbers.back()) != nullptr) refuse_list(key, "whole numbers", text);
   }
   return numbers;
 }
@@ -170,6 +186,9 @@ void validate(const StudyOptions& study) {
   for (const int64_t m : parse_integers("measure.noise_law", study.noise_law)) {
     if (m < 2) refuse("measure.noise_law", "numbers of samples from 2 on", study.noise_law);
   }
+  const bool control = std::any_of(study.out.begin(), study.out.end(),
+                                   [](unsigned char c) { return c < ' ' || c == 127; });
+  if (control) refuse("study.out", "a path without control characters", study.out);
   one_of("study.impossible", study.impossible, {"refuse", "drop"});
   one_of("study.stop", study.stop, {"none", "target", "plateau"});
   one_of("tune.criterion", study.criterion, {"val_accuracy", "val_loss", "steps_to_target"});
@@ -178,17 +197,52 @@ void validate(const StudyOptions& study) {
     refuse("measure.targets", "a validation error, which study.stop or tune.criterion asks for",
            "");
   }
-  at_least("study.ranks", static_cast<double>(study.ranks), 1);
-  at_least("tune.extend", static_cast<double>(study.extend), 0);
+  // Above these nothing could be run; products of them with B or steps fit in 64 bits.
+  constexpr int64_t kMostSteps = int64_t{1} << 40, kMostSamples = int64_t{1} << 30;
+  within("study.ranks", study.ranks, 1, int64_t{1} << 20);
+  within("tune.extend", study.extend, 0, 100);
   if (study.per_epoch <= 0) refuse("measure.per_epoch", "above 0", write_value(study.per_epoch));
-  at_least("measure.every_steps", static_cast<double>(study.every_steps), 0);
-  at_least("measure.full_every", static_cast<double>(study.full_every), 0);
-  at_least("measure.train_samples", static_cast<double>(study.train_samples), 1);
-  at_least("measure.population", static_cast<double>(study.population), 2);
-  at_least("measure.units", static_cast<double>(study.units), 0);
-  if (study.noise_scale < 0 || study.noise_scale == 1) {
-    refuse("measure.noise_scale", "2 batches or more, or 0", write_value(study.noise_scale));
-  }
+  within("measure.every_steps", study.every_steps, 0, kMostSteps);
+  within("measure.full_every", study.full_every, 0, kMostSteps);
+  within("measure.train_samples", study.train_samples, 1, kMostSamples);
+  within("measure.population", study.population, 2, kMostSamples);
+  within("measure.units", study.units, 0, int64_t{1} << 20);
+  if (study.noise_scale == 1) refuse("measure.noise_scale", "2 batches or more, or 0", "1");
+  within("measure.noise_scale", study.noise_scale, 0, int64_t{1} << 20);
+}
+
+namespace {
+
+template <class Value>
+int64_t count(const std::vector<Value>& list) {
+  return static_cast<int64_t>(list.size());
+}
+
+}  // namespace
+
+int64_t planned_trials(const StudyOptions& study) {
+  return count(parse_integers("study.seeds", study.seeds)) +
+         count(parse_numbers("tune.lr", study.lr)) *
+             count(parse_integers("tune.seeds", study.tune_seeds));
+}
+
+int64_t most_trials(const StudyOptions& study) {
+  const bool near = study.neighbours && !study.lr.empty();
+  return planned_trials(study) + (near ? 2 * count(parse_integers("study.seeds", study.seeds)) : 0);
+}
+
+std::string seeds_note(const StudyOptions& study) {
+  constexpr int64_t kMostRuns = 99;  // whoever writes 101 means a seed
+  std::string note;
+  const auto look = [&](const std::string& key, const std::string& seeds) {
+    int64_t seed = 0;
+    if (read_value(seeds, seed) != nullptr || seed < 2 || seed > kMostRuns) return;
+    note += concat(note.empty() ? "" : "; ", key, " = ", seed, " is one run, with seed ", seed,
+                   "; 1 .. ", seed, " are ", seed, " runs");
+  };
+  look("study.seeds", study.seeds);
+  if (!study.lr.empty()) look("tune.seeds", study.tune_seeds);
+  return note;
 }
 
 }  // namespace syncbn

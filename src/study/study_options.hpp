@@ -91,7 +91,7 @@ struct TrialOptions {
 /// "16 | 32 | 64", "1 .. 5", "0 .. 1 by 0.25", "0.01 .. 3.2 by *2" or a single value → the values'
 /// texts. Ranges end at the last value that is not above the end; factors give 4 significant
 /// digits, and whole numbers where both ends and the factor are whole. Throws UsageError naming
-/// `key`: a range that is not one, or of more than 10,000 values.
+/// `key`: a range that is not one, or of one value though its ends differ; more than 10,000 values.
 std::vector<std::string> parse_list(const std::string& key, const std::string& text);
 
 /// The same, as numbers. Throws UsageError naming `key` where one is none.
@@ -103,5 +103,14 @@ std::string four_digits(double value);
 
 /// Checks every value of `study`. Throws UsageError: key, value, expected.
 void validate(const StudyOptions& study);
+
+/// How many trials of a cell are sure to come, those that tune and the final ones, and how many at
+/// most with their neighbours. `study` is valid, so that both are below 2^28.
+int64_t planned_trials(const StudyOptions& study);
+int64_t most_trials(const StudyOptions& study);
+
+/// What looks like a number of runs and is one seed: "study.seeds = 5 is one run, with seed 5; 1 ..
+/// 5 are 5 runs"; "" where nothing does.
+std::string seeds_note(const StudyOptions& study);
 
 }  // namespace syncbn

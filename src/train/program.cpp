@@ -26,12 +26,16 @@ std::string options_text(const Options& options) {
   return text;
 }
 
-// The configuration that a run was begun with, if its folder is there.
+// The configuration that a run was begun with; "" without a folder, which `read_options` refuses.
 std::string config_of_run(const CommandLine& line) {
   for (const auto& [key, value] : line.settings) {
+    if (key != "run.out") continue;
     std::error_code ignored;
     const std::string path = value + "/config.ini";
-    if (key == "run.out" && std::filesystem::exists(path, ignored)) return path;
+    if (std::filesystem::exists(path, ignored)) return path;
+    throw UsageError(concat("--resume: ", quoted(value), " holds no run (no config.ini); correct ",
+                            "--run.out, or name with --config what the run is to begin with"),
+                     ExitCode::kInputMissing);
   }
   return "";
 }
@@ -55,7 +59,10 @@ std::optional<CommandLine> read_command_line(Runtime& runtime, int argc, char** 
 
 std::string config_text(Runtime& runtime, CommandLine& line) {
   if (line.resume && line.config.empty()) {
-    const std::string own = runtime.rank() == 0 ? config_of_run(line) : "";
+    std::string own;
+    agree(*runtime.world(), {"looking for the run"}, [&] {
+      if (runtime.rank() == 0) own = config_of_run(line);
+    });
     line.config = runtime.world()->gather_text(own, {"the configuration file's name"}).front();
   }
   std::string text;

@@ -18,8 +18,8 @@ std::optional<CommandLine> read_command_line(Runtime& runtime, int argc, char** 
 
 /// Collective. The text of the configuration file, which rank 0 alone reads and sends, so that all
 /// parse the same; "" without one. With --resume and no --config, line.config becomes the
-/// config.ini of the folder that --run.out names, if it is there. Throws UsageError on all ranks as
-/// `read_config` does.
+/// config.ini of the folder that --run.out names. Throws UsageError on all ranks as `read_config`
+/// does, and 66 if that folder has none.
 std::string config_text(Runtime& runtime, CommandLine& line);
 
 /// Collective. The options of `line` and of its configuration file's text, the same on all ranks;

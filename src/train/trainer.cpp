@@ -65,7 +65,8 @@ void check_options(const Options& options, const Dataset& data, int ranks) {
   if (batch > samples) {
     throw option_error(options, batch_key(options.train),
                        concat("expected a global batch of at most the ", samples,
-                              " training samples, found ", batch));
+                              " training samples, found ", batch),
+                       {"data.limit", "data.validation"});
   }
   if (options.norm.kind != "batch") return;
   const Sharding sharding = make_sharding(options.run, 0, ranks);
@@ -73,14 +74,17 @@ void check_options(const Options& options, const Dataset& data, int ranks) {
   const int64_t last = options.train.drop_last ? 0 : samples % batch;
   for (const int64_t b : {batch, last}) {
     if (b == 0 || plan_groups(b, size, sharding).groups.smallest > 1) continue;
-    throw option_error(options, "norm.batch",
-                       concat("with norm.batch = ", options.norm.batch,
-                              " and train.batch = ", batch, " in ", sharding.shards,
-                              sharding.canonical ? " shards" : " ranks' shares", ", a batch of ", b,
-                              " samples has a statistics group of one sample, which has no "
-                              "variance; ",
-                              b == last ? "set train.drop_last = true or choose another train.batch"
-                                        : "choose a larger train.batch or norm.batch"));
+    throw option_error(
+        options, "norm.batch",
+        concat("with norm.batch = ", options.norm.batch, " and train.batch = ", batch, " in ",
+               sharding.shards, sharding.canonical ? " shards" : " ranks' shares", ", a batch of ",
+               b, " of the ", samples,
+               " training samples has a statistics group of one sample, which has "
+               "no variance; ",
+               b == last ? "set train.drop_last = true or choose another train.batch"
+                         : "choose a larger train.batch or norm.batch"),
+        {batch_key(options.train), "data.limit", "data.validation", "train.drop_last", "run.shards",
+         "run.reduce"});
   }
 }
 

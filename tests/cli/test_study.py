@@ -6,6 +6,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import time
 
@@ -172,14 +173,20 @@ def test_cells_that_need_more_ranks_wait_for_them(tmp_path):
 
 
 def test_a_damaged_trial_is_run_again(whole, tmp_path):
+    """So is one that lost a table; and a lock that a killed rank left goes away."""
     config, out = study.write(tmp_path), tmp_path / "out"
-    assert study.run(config, out).code == 0
+    shutil.copytree(whole, out)
     metadata = out / "tuned/train.batch=16/final-seed1/metadata.json"
     metadata.write_text(metadata.read_text()[:100])
+    (out / "tuned/train.batch=32/final-seed1/layers.csv").unlink()
+    (out / "tuned/train.batch=32/final-seed2/measurements.csv").unlink()
+    (out / "tuned/train.batch=32/tune-lr0.1-seed101/.lock").touch()
     result = study.run(config, out)
     assert result.code == 0 and f"'{metadata}' is damaged" in result.stderr
-    assert f"{study.TRIALS} trials, 1 of them now" in result.stderr
+    assert "final-seed1' has lost its layers.csv and is run again" in result.stderr
+    assert f"{study.TRIALS} trials, 3 of them now" in result.stderr
     assert study.results(out) == study.results(whole)
+    assert not list(out.rglob(".lock"))
 
 
 # ---- the plan ----
@@ -193,7 +200,53 @@ def test_dry_run_prints_the_plan_and_writes_nothing(tmp_path):
     assert lines["tuned"][1:3] == ["2", "12"] and lines["ranks"][1:3] == ["4", "8"]
     assert result.stderr.count("dropped: ranks/") == 4
     assert "at most the 400 training samples, found 500" in result.stderr
-    assert "20 trials in 0:0" in result.stderr and "on 2 ranks" in result.stderr
+    assert re.search(r": 20 trials in \d+:\d\d.* on 2 ranks$", result.stderr, re.M)
+    assert "time on one rank" in result.stderr and re.search(r"from \d blocks? of", result.stderr)
+    assert re.search(r" 6 trials, +6 left  train.batch=32$", result.stderr, re.M)
+    assert re.search(r" 2 trials, +2 left  norm.kind=batch  study.ranks=2$", result.stderr, re.M)
+    assert "note: " not in result.stderr
+
+
+def test_dry_run_counts_what_is_left_and_checks_the_folder(whole, tmp_path):
+    """It refuses what the real start refuses, and writes nothing."""
+    config, out = study.write(tmp_path), tmp_path / "out"
+    shutil.copytree(whole, out)
+    shutil.rmtree(out / "tuned/train.batch=32/final-seed1")
+    for seed in (1, 2):
+        shutil.rmtree(out / f"ranks/norm.kind=none,norm.batch=global,study.ranks=1/final-seed{seed}")
+    before = sorted(out.rglob("*"))
+    result = study.run(config, out, "--dry-run")
+    assert result.code == 0, result.stderr
+    assert "holds 17 of these trials; 3 are left" in result.stderr
+    assert re.search(r": 3 trials in \d+:\d\d", result.stderr)
+    assert re.search(r" 6 trials, +1 left  train.batch=32$", result.stderr, re.M)
+    assert sorted(out.rglob("*")) == before
+
+    starts = [study.run(config, out, "--study.seeds", "1 .. 5", *more)
+              for more in (["--dry-run"], [])]
+    for start in starts:
+        assert start.code == 73, start.stderr
+        assert ("it holds another study: study.seeds is '1 .. 2', expected '1 .. 5' (in 6 cells); "
+                "name another with --study.out" in start.stderr)
+    assert starts[0].sentence() == starts[1].sentence()
+    assert sorted(out.rglob("*")) == before
+
+
+def test_one_seed_is_said_to_be_one_run(tmp_path):
+    text = study.TEXT.replace("seeds = 1 .. 2", "seeds = 5")
+    result = study.run(study.write(tmp_path, text), tmp_path / "out", "--dry-run", ranks=2)
+    assert "note: tuned: study.seeds = 5 is one run, with seed 5; 1 .. 5 are 5 runs" in result.stderr
+
+
+@pytest.mark.parametrize("words", [["-h"], ["--help", "--trane.lr", 1], ["--config", "none", "-h"]])
+def test_help_tells_the_grammar_and_does_nothing_else(words):
+    result = trainer.run(*words, ranks=2, program=study.PROGRAM)
+    assert (result.code, result.stderr) == (0, "")
+    for part in ("Usage: ", "[experiment steps]", "train.batch = 32 | 128 | 512", "by *10", " & ",
+                 "--tune.lr '0.1 | 0.3'", "study.seeds = 5 is one"):
+        assert part in result.stdout, part
+    assert result.stdout.count("Usage: ") == 1
+    assert max(map(len, result.stdout.splitlines())) <= 100
 
 
 def test_each_shipped_study_has_the_plan_that_its_head_states(tmp_path):
@@ -230,7 +283,17 @@ REFUSED = {
     "B above the data": (78, "[experiment a]\ntrain.batch = 64 | 4096\n", [],
                          ["[experiment a]", "train.batch=4096", "2000"]),
     "too few ranks": (78, "[experiment a]\nstudy.ranks = 1 | 3\n", [], ["mpirun -n 3"]),
-    "flag of training": (64, "[experiment a]\n", ["--resume"], ["unknown option", "--resume"]),
+    "flag of training": (64, "[experiment a]\n", ["--resume"], ["--resume", "goes on by itself"]),
+    "a training's file": (78, "[train]\nepochs = 1\n", [], ["[experiment NAME]", "syncbn-train"]),
+    "list without quotes": (64, "[experiment a]\n", ["--study.seeds", "1", "..", "3"],
+                            ["'..'", "needs quotes: --study.seeds '1 .. 3'"]),
+    "comma for a bar": (64, "[experiment a]\n", ["--tune.lr", "0.1,0.3"], ["'0.1 | 0.3'", "quotes"]),
+    "2^65 cells": (78, "[experiment a]\n" + "".join(
+        f"{key} = 1 .. 8192\n" for key in ("train.epochs", "train.max_steps", "train.warmup_steps",
+                                           "train.lr_reference", "measure.population")),
+                   [], ["[experiment a]", "more than 100000 cells"]),
+    "too many trials": (78, "[experiment a]\ntrain.epochs = 1 .. 200\n",
+                        ["--study.seeds", "1 .. 9000"], ["more than 1000000 trials"]),
     "run.out": (64, "[experiment a]\n", ["--run.out", "x"], ["run.out", "study.out"]),
 }
 
@@ -256,5 +319,6 @@ def test_refuses_the_folder_of_another_study(whole, tmp_path, ranks):
     before = study.trials(whole)
     result = study.run(other, whole, ranks=ranks)
     assert result.code == (78 if ranks is None else 73), result.stderr
-    assert ("mpirun -n 2" if ranks is None else "other cells, options or data") in result.stderr
+    says = "mpirun -n 2" if ranks is None else "train.epochs is '120', expected '7' (in 6 cells)"
+    assert says in result.stderr
     assert study.trials(whole) == before

@@ -72,6 +72,12 @@ CASES = {
     "no key": config("[train]\nbatch 64\n", "line 2", "expected", "batch 64"),
     "not a text": config("[train]\nbatch = \0\n", "byte"),
     "missing": config_made(lambda path: None, "No such file"),
+    "a study's file": config("[study]\nseeds = 1\n", "line 1", "syncbn-study"),
+    "a clash of both": Case(LINE, ("--train.batch does not go with", "my.ini: line 4: norm.batch",
+                                   "of the 3 training samples", "one sample"),
+                            lambda folder: [*config("[data]\nname = synthetic\n[norm]\nbatch = "
+                                                    "global\n").words(folder), "--data.limit", "3",
+                                            "--train.batch", "2"]),
     "a folder": config_made(lambda path: path.mkdir(), "found a folder"),
     "a pipe": config_made(os.mkfifo, "expected a regular file"),
 }

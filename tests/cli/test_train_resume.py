@@ -146,6 +146,9 @@ def test_python_opens_the_last_checkpoint(finished):
 def start_endless(folder, ranks, *flags, **settings):
     """An endless run, once it has taken steps of its own."""
     known = {path.name for path in checkpoints(folder)}
+    begin = folder.parent / "begin.ini"  # with which --resume begins where there is no run yet
+    begin.touch()
+    flags += ("--config", str(begin))
     return Job(ranks, lambda _: {path.name for path in checkpoints(folder)} - known,
                {**ENDLESS, "run.out": folder}, *flags, **settings)
 
@@ -286,11 +289,27 @@ def test_resume_needs_a_folder_and_excludes_overwrite(copy):
     assert contents(copy) == before
 
 
+@pytest.mark.parametrize("ranks", [None, 2])
+@pytest.mark.parametrize("made", [False, True])
+def test_without_a_run_and_a_configuration_it_is_refused(tmp_path, made, ranks):
+    """A mistyped folder does not train the defaults."""
+    folder = tmp_path / "none"
+    if made:
+        folder.mkdir()
+    result = trainer.run("--resume", f"--run.out={folder}", ranks=ranks)
+    assert result.code == 66, result.stderr
+    sentence = result.sentence()
+    assert f"{folder}' holds no run" in sentence and "--config" in sentence
+    assert list(tmp_path.iterdir()) == [folder] * made and not list(folder.glob("*"))
+
+
 @pytest.mark.parametrize("made", [False, True])
 def test_without_a_checkpoint_the_run_begins_with_a_warning(tmp_path, finished, made):
     folder = tmp_path / "run"
     if made:
         folder.mkdir()
-    run = resumed(folder, {**BASE, **CASES["sync"]}, ranks=2)
+    begin = tmp_path / "begin.ini"
+    begin.touch()
+    run = resumed(folder, {**BASE, **CASES["sync"], "config": begin}, ranks=2)
     assert f"no checkpoint in '{folder}/checkpoints'; the run begins" in run.result.stderr
     expect_same(run, finished)
