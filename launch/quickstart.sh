@@ -39,8 +39,8 @@ row() {  # TITLE FOLDER
     NR == 1 { for (i = 1; i <= NF; i++) column[$i] = i }
     END {
       printf "%-22s %8.2f %% %8.2f %% %10.4f %10.4f %12.0f %8.1f\n", title,
-        100 * $column["train_accuracy"], 100 * $column["val_accuracy"], $column["train_loss"],
-        $column["val_loss"], $column["samples"] / $column["seconds"], $column["seconds"]
+        100 * $column["train_accuracy"], 100 * $column["test_accuracy"], $column["train_loss"],
+        $column["test_loss"], $column["samples"] / $column["seconds"], $column["seconds"]
     }' "$2/metrics.csv"
 }
 title="MNIST"

@@ -157,6 +157,23 @@ TEST(CheckSameRun, NamesEveryDifference) {
        "'1.num_batches_tracked' is not expected"});
 }
 
+TEST(CheckSameRun, GivesReasonsAndAdvice) {
+  const Checkpoint found = checkpoint_at(7);
+  Checkpoint own = checkpoint_at(0);
+  own.texts = {{"train.batch", "32"}};
+  const Reasons reasons{{{"train.batch", "for this reason"}}, "Do that."};
+  expect_error([&] { check_same_run(found, own, "the file", reasons); }, ExitCode::kInputDamaged,
+               {"'the file' is of another run",
+                "train.batch is '64', expected '32' (for this reason). Do that."});
+  own.tensors.pop_back();  // of another model, to whom the advice is no help
+  try {
+    check_same_run(found, own, "the file", reasons);
+    ADD_FAILURE();
+  } catch (const Error& error) {
+    EXPECT_EQ(std::string(error.what()).find("Do that."), std::string::npos) << error.what();
+  }
+}
+
 // ---- the folder ----
 
 class Checkpoints : public testing::Test {

@@ -18,23 +18,52 @@ constexpr int kSteps = 20;
 constexpr int64_t kSize = 1037;  // no multiple of a vector's width
 constexpr double kRate = 0.03;
 
+/// A part of the parameters, and whether it is of the weights.
+struct Part {
+  Range of;
+  bool weight;
+};
+// As in a network: matrices, and between them biases and what a norm layer learns.
+const std::vector<Part> kParts = {
+    {{0, 500}, true}, {{500, 613}, false}, {{613, 1000}, true}, {{1000, kSize}, false}};
+
+std::vector<Range> weights() {
+  return {kParts[0].of, kParts[2].of};
+}
+
+/// Two groups of parameters, whose decays PyTorch's users set apart.
+template <class Torch, class Options>
+std::unique_ptr<torch::optim::Optimizer> in_groups(const std::vector<at::Tensor>& parts,
+                                                   const TrainOptions& o, const Options& options) {
+  std::vector<at::Tensor> decayed, others;
+  for (size_t i = 0; i < parts.size(); ++i) {
+    (o.decay == "all" || kParts[i].weight ? decayed : others).push_back(parts[i]);
+  }
+  Options without = options;
+  without.weight_decay(0);
+  std::vector<torch::optim::OptimizerParamGroup> groups;
+  groups.emplace_back(decayed, std::make_unique<Options>(options));
+  if (!others.empty()) groups.emplace_back(others, std::make_unique<Options>(without));
+  return std::make_unique<Torch>(groups, options);
+}
+
 std::unique_ptr<torch::optim::Optimizer> reference_optimizer(const TrainOptions& o,
-                                                             const at::Tensor& parameter) {
-  const std::vector<at::Tensor> all = {parameter};
+                                                             const std::vector<at::Tensor>& parts) {
   if (o.optimizer == "sgd") {
-    return std::make_unique<torch::optim::SGD>(all, torch::optim::SGDOptions(kRate)
-                                                        .momentum(o.momentum)
-                                                        .nesterov(o.nesterov)
-                                                        .weight_decay(o.weight_decay));
+    return in_groups<torch::optim::SGD>(parts, o,
+                                        torch::optim::SGDOptions(kRate)
+                                            .momentum(o.momentum)
+                                            .nesterov(o.nesterov)
+                                            .weight_decay(o.weight_decay));
   }
   const auto betas = std::make_tuple(o.beta1, o.beta2);
   if (o.optimizer == "adam") {
-    return std::make_unique<torch::optim::Adam>(
-        all,
+    return in_groups<torch::optim::Adam>(
+        parts, o,
         torch::optim::AdamOptions(kRate).betas(betas).eps(o.adam_eps).weight_decay(o.weight_decay));
   }
-  return std::make_unique<torch::optim::AdamW>(
-      all,
+  return in_groups<torch::optim::AdamW>(
+      parts, o,
       torch::optim::AdamWOptions(kRate).betas(betas).eps(o.adam_eps).weight_decay(o.weight_decay));
 }
 
@@ -48,19 +77,26 @@ void compare(const TrainOptions& options, torch::Dtype dtype, double tolerance) 
   torch::manual_seed(3);
   const at::Tensor initial = torch::randn({kSize}, dtype);
   at::Tensor parameters = initial.clone(), gradients = torch::zeros({kSize}, dtype);
-  Optimizer optimizer(options, parameters, gradients);
-  at::Tensor expected = initial.clone().requires_grad_();
+  Optimizer optimizer(options, parameters, gradients, weights());
+  std::vector<at::Tensor> expected;
+  for (const Part& part : kParts) {
+    const at::Tensor mine = initial.narrow(0, part.of.begin, part.of.size());
+    expected.push_back(mine.clone().requires_grad_());
+  }
   const auto reference = reference_optimizer(options, expected);
   for (int step = 0; step < kSteps; ++step) {
     const double lr = kRate * (1 + step % 3);
     gradients.copy_(torch::randn({kSize}, dtype) + 0.1);
-    expected.mutable_grad() = gradients.clone();
+    for (size_t i = 0; i < kParts.size(); ++i) {
+      const Range of = kParts[i].of;
+      expected[i].mutable_grad() = gradients.narrow(0, of.begin, of.size()).clone();
+    }
     if (options.clip > 0) torch::nn::utils::clip_grad_norm_(expected, options.clip);
     set_rate(*reference, lr);
     optimizer.step(lr);
     reference->step();
   }
-  expect_close(parameters, expected, tolerance, "parameters");
+  expect_close(parameters, at::cat(expected).detach(), tolerance, "parameters");
   EXPECT_GT(relative_error(parameters, initial), 0.01)
       << "the steps were too small to tell anything";
 }
@@ -110,6 +146,29 @@ TEST(Optimizer, AdamWEqualsTorch) {
   compare(adam("adamw", 0.05));
 }
 
+TEST(Optimizer, DecayOfWeightsAloneEqualsTwoGroupsOfTorch) {
+  for (TrainOptions options : {sgd(0, 0.05), sgd(0.9, 0.05), sgd(0.8, 0.05, /*nesterov=*/true),
+                               adam("adam", 0.05), adam("adamw", 0.5)}) {
+    options.decay = "weights";
+    compare(options);
+    options.clip = 20;
+    compare(options);
+    options.weight_decay = 0;
+    compare(options);
+  }
+}
+
+TEST(Optimizer, ALimitAboveTheTypesRangeClipsNothing) {
+  at::Tensor gradients = torch::full({4}, 1e30, torch::kFloat);
+  for (const double clip : {3.5e38, 1e39, 1e308}) {
+    TrainOptions options = sgd(0);
+    options.clip = clip;
+    at::Tensor parameters = torch::zeros({4}, torch::kFloat);
+    Optimizer(options, parameters, gradients, {}).step(1);
+    EXPECT_TRUE(at::equal(parameters, -gradients)) << clip << ": " << parameters;
+  }
+}
+
 TEST(Optimizer, ClipsAsTorchDoes) {
   for (const double clip : {0.5, 33.0, 1e6}) {  // always, sometimes (the norm is about 32.4), never
     SCOPED_TRACE(clip);
@@ -125,7 +184,7 @@ TEST(Optimizer, ClipLimitsTheNorm) {
   options.clip = 2;
   at::Tensor parameters = torch::zeros({4}, torch::kDouble);
   at::Tensor gradients = torch::full({4}, 50.0, torch::kDouble);
-  Optimizer(options, parameters, gradients).step(1);
+  Optimizer(options, parameters, gradients, {}).step(1);
   EXPECT_NEAR(parameters.norm().item<double>(), 2, 1e-6);
 }
 

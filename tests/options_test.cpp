@@ -74,6 +74,9 @@ const std::map<std::string, std::string>& other_values() {
       {"run.checkpoint_steps", "50"},
       {"run.checkpoint_minutes", "2.5"},
       {"run.keep_checkpoints", "3"},
+      {"run.keep_best", "true"},
+      {"model.weights", "runs/a/model.safetensors"},
+      {"train.decay", "weights"},
       {"run.check_steps", "7"},
       {"run.timeout", "2.5"}};
   return values;
@@ -280,6 +283,16 @@ const std::vector<BadValue>& bad_values() {
       {"train.lr", "1e999", "range of a double"},
       {"train.lr", "0", "above 0"},
       {"train.lr", "fast", "a number"},
+      {"train.lr", "1e+39", "float32"},
+      {"train.lr", "1e-46", "float32"},
+      {"train.weight_decay", "1e+39", "float32"},
+      {"train.adam_eps", "1e-50", "float32"},
+      {"train.adam_eps", "1e+39", "float32"},
+      {"norm.eps", "1e+39", "float32"},
+      {"norm.eps", "1e-50", "float32"},
+      {"norm.momentum", "1e-50", "float32"},
+      {"model.init_std", "1e+39", "float32"},
+      {"train.decay", "weight", "did you mean 'weights'"},
       {"train.lr", "0.1f", "a number"},
       {"train.momentum", "1", "below 1"},
       {"train.momentum", "-0.1", "from 0"},
@@ -410,7 +423,7 @@ TEST(Options, HelpListsTheWordsThatAreAccepted) {
       }
     }
   });
-  EXPECT_EQ(lists, 16u);
+  EXPECT_EQ(lists, 17u);
 }
 
 TEST(Options, TheBoundOnWeightsFollowsTheData) {
@@ -430,8 +443,9 @@ void expect_ranks_error(const std::vector<std::string>& words, int ranks,
 }
 
 TEST(Options, ScaledRateMustBeFinite) {
-  const std::vector<std::string> huge = {"--norm.kind",          "none", "--train.lr",     "1e308",
-                                         "--train.lr_reference", "1",    "--train.lr_rule"};
+  const std::vector<std::string> huge = {
+      "--norm.kind",          "none", "--run.dtype",    "float64", "--train.lr", "1e308",
+      "--train.lr_reference", "1",    "--train.lr_rule"};
   for (const std::string rule : {"linear", "sqrt"}) {
     std::vector<std::string> words = huge;
     words.push_back(rule);
@@ -440,8 +454,9 @@ TEST(Options, ScaledRateMustBeFinite) {
     EXPECT_NO_THROW(validate_for_ranks(parse(words), 1)) << rule;  // at the reference batch
     expect_ranks_error(words, 4, {"--train.lr", "batch of 4"});
   }
-  const Options in_file = parse({}, "[train]\nlr = 1e308\nlr_rule = linear\nlr_reference = 1\n");
-  expect_error([&] { validate_for_ranks(in_file, 1); }, ExitCode::kConfig, {"line 2", "train.lr"});
+  const Options in_file = parse({}, "[train]\nlr = 3e38\nlr_rule = linear\nlr_reference = 1\n");
+  expect_error([&] { validate_for_ranks(in_file, 1); }, ExitCode::kConfig,
+               {"line 2", "train.lr", "finite in float32"});
 }
 
 TEST(Options, HelpFitsTheTerminal) {

@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <cstring>
+#include <limits>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <type_traits>
@@ -15,6 +16,7 @@
 #include "support/files.hpp"
 #include "support/idx_files.hpp"
 #include "support/options_support.hpp"
+#include "train/best.hpp"
 #include "train/metrics.hpp"
 #include "train/safetensors.hpp"
 
@@ -146,6 +148,55 @@ TEST(Metrics, ColumnsKeysAndFieldsAgree) {
                            "val_loss", "val_accuracy", "val_error"}) {
     EXPECT_TRUE(object.contains(name)) << name;
   }
+}
+
+TEST(Metrics, WhatWasNotMeasuredIsEmptyNullOrADash) {
+  const TempFolder folder;
+  MetricsRow row;
+  row.train_loss = std::numeric_limits<double>::quiet_NaN();
+  MetricsFiles(folder.path(), {}).append(row);
+  const auto csv = lines_of(read_text(folder.path() / "metrics.csv"));
+  EXPECT_EQ(csv.at(0).substr(csv.at(0).size() - 40), "bytes,test_loss,test_accuracy,test_error")
+      << "new columns come last";
+  EXPECT_EQ(csv.at(1).substr(0, 11), "0,0,0,0,,0,");
+  EXPECT_EQ(csv.at(1).substr(csv.at(1).size() - 4), "0,,,");
+  const Json object = Json::parse(read_text(folder.path() / "metrics.jsonl"));
+  EXPECT_TRUE(object.at("test_loss").is_null() && object.at("train_loss").is_null());
+  EXPECT_EQ(console_row(row).size(), console_row(MetricsRow{}).size());
+  EXPECT_NE(console_row(row).find("         -  "), std::string::npos) << console_row(row);
+  EXPECT_EQ(console_header("test").size(), console_header("val").size());
+  EXPECT_NE(console_header("test").find(" test loss "), std::string::npos);
+}
+
+TEST(Metrics, FilesThatACheckpointDoesNotKnowAreRefused) {
+  const TempFolder folder;
+  const std::string csv = "epoch,step\n1,10\n", jsonl = "{}\n";
+  write_text(folder.path() / "metrics.csv", csv + "2,20\n");
+  write_text(folder.path() / "metrics.jsonl", jsonl + "{}\n");
+  const auto check = [&](size_t csv_bytes, size_t jsonl_bytes, int64_t rows) {
+    MetricsFiles::check(folder.path(),
+                        {static_cast<int64_t>(csv_bytes), static_cast<int64_t>(jsonl_bytes)}, rows);
+  };
+  check(csv.size(), jsonl.size(), 1);
+  check(csv.size() + 5, 2 * jsonl.size(), 2);
+  const auto refused = [&](const std::vector<std::string>& parts, auto... numbers) {
+    expect_error([&] { check(numbers...); }, ExitCode::kInputDamaged, parts);
+  };
+  refused({"metrics.csv", "has 21 bytes", "counts on 22"}, csv.size() + 6, jsonl.size(), 1);
+  refused({"metrics.csv", "expected 2 whole lines", "found 0 and a part"}, 3, jsonl.size(), 1);
+  refused({"metrics.csv", "expected 2 whole lines", "found 1;"}, 11, jsonl.size(), 1);
+  refused({"metrics.csv", "found 2 and a part"}, csv.size() + 1, jsonl.size(), 1);
+  refused({"metrics.jsonl", "expected 1 whole lines", "found 2;"}, csv.size(), 6, 1);
+  EXPECT_EQ(read_text(folder.path() / "metrics.csv"), csv + "2,20\n");
+}
+
+TEST(Best, HigherAccuracyThenLowerLossThenTheEarlierEpoch) {
+  const BestEpoch first{1, 10, 0.5, 1.0};
+  EXPECT_TRUE(is_better({2, 20, 0.6, 9.0}, first));
+  EXPECT_FALSE(is_better({2, 20, 0.4, 0.1}, first));
+  EXPECT_TRUE(is_better({2, 20, 0.5, 0.9}, first));
+  EXPECT_FALSE(is_better({2, 20, 0.5, 1.1}, first));
+  EXPECT_FALSE(is_better({2, 20, 0.5, 1.0}, first));
 }
 
 TEST(Metrics, AFileOfAnotherVersionKeepsItsColumns) {

@@ -41,6 +41,7 @@ class RunFolderTest : public testing::Test {
       for (const char* name : {"model.safetensors", "metadata.json", "metrics.csv", "mine.txt"}) {
         write_text(run_ / name, "before");
       }
+      write_text(run_ / "config.ini", to_ini(options_));
     }
     barrier();
   }
@@ -119,10 +120,78 @@ TEST_F(RunFolderTest, OverwritesItsOwnFilesOnly) {
   barrier();
 }
 
+TEST_F(RunFolderTest, OverwritesWhatARunHasLeftAndNothingElse) {
+  const std::string own =
+      R"({"status": "COMPLETE", "rank_devices": [], "versions": {"syncbn": "1"}})";
+  line_.overwrite = true;
+  using Files = std::vector<std::pair<const char*, std::string>>;
+  for (const Files& files : {Files{{"config.ini", "[train]\nlr = 1\n"}, {"metadata.json", own}},
+                             Files{{"metadata.json", "{}"}},
+                             Files{{"metadata.json", R"({"versions": {"syncbn": "1"}})"}},
+                             Files{{"model.safetensors", "x"}}, Files{{"thesis.tex", "x"}},
+                             Files{{"study.json", "{}"}, {"ledger.csv", "x"}}}) {
+    if (speaks()) {
+      fs::remove_all(run_);
+      fs::create_directories(run_ / "checkpoints");
+      write_text(run_ / "checkpoints" / "step-000000000005.safetensors", "x");
+      for (const auto& [name, content] : files) write_text(run_ / name, content);
+    }
+    barrier();
+    expect_refused({run_.string(), "--overwrite replaces a run", "--run.out"});
+    EXPECT_TRUE(fs::exists(run_ / "checkpoints" / "step-000000000005.safetensors"));
+    barrier();
+  }
+  if (speaks()) {
+    fs::remove_all(run_);
+    fs::create_directories(run_);
+    write_text(run_ / "metadata.json", own);  // without a config.ini
+  }
+  barrier();
+  const RunFolder folder(runtime_, options_, line_);
+  EXPECT_EQ(names_in(run_), Names{".lock"});
+  barrier();
+}
+
+TEST_F(RunFolderTest, WhatAKilledRunLeftHalfWrittenIsRemovedAtTheNextStart) {
+  const Names half = {"config.ini.tmp-host-7", "metadata.json.tmp-host-7",
+                      "model.safetensors.tmp-host-7", "best.safetensors.tmp-host-8"};
+  for (const bool resume : {false, true}) {
+    if (speaks()) {
+      fs::create_directories(run_);
+      for (const std::string& name : half) write_text(run_ / name, "half");
+    }
+    barrier();
+    line_.resume = resume;
+    {
+      const RunFolder folder(runtime_, options_, line_);  // no obstacle without --resume either
+      EXPECT_EQ(names_in(run_), Names{".lock"});
+      barrier();
+    }
+    barrier();
+  }
+  if (speaks()) write_text(run_ / "thesis.tex.tmp-1", "of the user");
+  barrier();
+  const RunFolder folder(runtime_, options_, line_);
+  EXPECT_EQ(names_in(run_), (Names{".lock", "thesis.tex.tmp-1"}));
+  barrier();
+}
+
+TEST_F(RunFolderTest, ALinkInThePlaceOfTheLockIsNotFollowed) {
+  if (speaks()) {
+    fs::create_directories(run_);
+    fs::create_symlink(root_ / "elsewhere", run_ / ".lock");
+  }
+  barrier();
+  expect_refused({"symbolic link", (run_ / ".lock").string()});
+  EXPECT_FALSE(fs::exists(root_ / "elsewhere"));
+  barrier();
+}
+
 TEST_F(RunFolderTest, RefusesAFolderThatARunningJobHolds) {
   for (const bool overwrite : {false, true}) {
     line_.overwrite = overwrite;
     RunFolder first(runtime_, options_, line_);
+    first.begin(options_, {});
     expect_refused({"another running job", "--run.out"});
     first.write_model("bytes");
     barrier();

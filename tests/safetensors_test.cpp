@@ -112,7 +112,7 @@ TEST(ParseSafetensors, RefusesWhatIsNotTheFormat) {
       {"{" + tensor("a", "U8", "[1.0]", "[0,1]") + "}", "x", "not whole"},
       {"{" + tensor("a", "U8", "[18446744073709551616]", "[0,1]") + "}", "x", "above 2^64"},
       {"{" + tensor("a", "U8", "[1,1,1,1,1,1,1,1,1]", "[0,1]") + "}", "x", "more than 8"},
-      {"{" + tensor("a", "F16", "[1]", "[0,2]") + "}", "xx", "has dtype 'F16'"},
+      {"{" + tensor("a", "I16", "[1]", "[0,2]") + "}", "xx", "has dtype 'I16'"},
       {"{" + tensor("a", "U8", "[1]", "[0]") + "}", "x", "1 offsets"},
       {"{" + tensor("a", "U8", "[1]", "[0,1,1]") + "}", "x", "3 offsets"},
       {"{" + tensor("a", "U8", "[1]", "[1,2]") + "}", "xx", "begins at byte 1, expected 0"},

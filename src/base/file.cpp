@@ -129,8 +129,13 @@ void make_folder(const std::string& path) {
 
 std::unique_ptr<FileLock> FileLock::take(const std::string& path) {
   for (;;) {
-    Descriptor file(::open(path.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, kReadableByAll));
-    if (file.get() < 0) throw Error(std::strerror(errno), ExitCode::kCannotCreate);
+    Descriptor file(
+        ::open(path.c_str(), O_RDWR | O_CREAT | O_NOFOLLOW | O_CLOEXEC, kReadableByAll));
+    if (file.get() < 0) {
+      const bool is_link = errno == ELOOP;
+      throw Error(is_link ? concat("'", path, "' is a symbolic link") : std::strerror(errno),
+                  ExitCode::kCannotCreate);
+    }
     if (::flock(file.get(), LOCK_EX | LOCK_NB) != 0) {
       if (errno == EWOULDBLOCK) return nullptr;
       throw Error(std::strerror(errno), ExitCode::kCannotCreate);
@@ -139,7 +144,7 @@ std::unique_ptr<FileLock> FileLock::take(const std::string& path) {
     // off.
     struct stat ours {
     }, there{};
-    const bool found = ::fstat(file.get(), &ours) == 0 && ::stat(path.c_str(), &there) == 0;
+    const bool found = ::fstat(file.get(), &ours) == 0 && ::lstat(path.c_str(), &there) == 0;
     if (found && ours.st_dev == there.st_dev && ours.st_ino == there.st_ino) {
       return std::unique_ptr<FileLock>(new FileLock(path, file.release()));
     }

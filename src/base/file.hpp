@@ -39,8 +39,8 @@ void make_folder(const std::string& path);
 /// among the machines that share the file's folder where its file system has flock.
 class FileLock {
  public:
-  /// Null if another process holds it. Throws Error(kCannotCreate) with the system's reason alone:
-  /// what could not be locked is for the caller to say.
+  /// Null if another process holds it. A symbolic link is not followed. Throws Error(kCannotCreate)
+  /// with the system's reason alone: what could not be locked is for the caller to say.
   static std::unique_ptr<FileLock> take(const std::string& path);
   ~FileLock();  ///< removes the file
   FileLock(const FileLock&) = delete;

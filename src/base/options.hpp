@@ -38,6 +38,7 @@ struct ModelOptions {
   std::string init = "torch";       // torch | he | glorot | normal
   double init_std = 0.01;           // for init = normal
   double dropout = 0;               // probability of zeroing
+  std::string weights;              // file that the run begins with; empty: init
 };
 
 struct NormOptions {
@@ -69,7 +70,8 @@ struct TrainOptions {
   bool nesterov = false;              // sgd
   double beta1 = 0.9, beta2 = 0.999, adam_eps = 1e-8;
   double weight_decay = 0;
-  double clip = 0;  // largest gradient norm; 0: off
+  std::string decay = "all";  // all | weights: what weight_decay acts on
+  double clip = 0;            // largest gradient norm; 0: off
   bool drop_last = false;
 };
 
@@ -90,6 +92,7 @@ struct RunOptions {
   int64_t checkpoint_steps = 0;      // 0: not by steps
   double checkpoint_minutes = 10;    // 0: not by time
   int64_t keep_checkpoints = 2;
+  bool keep_best = false;      // the best epoch's model, by validation
   int64_t check_steps = 1000;  // 0: before saves and after epochs only
   double timeout = 60;         // seconds without progress; 0: no watchdog
 };
@@ -134,6 +137,9 @@ void for_each_option(O& o, F&& f) {
     "initial weights: torch (PyTorch's Linear) | he | glorot | normal (model.init_std)");
   f("model.init_std", o.model.init_std, "standard deviation of model.init = normal");
   f("model.dropout", o.model.dropout, "probability of dropping a hidden unit (0: off)");
+  f("model.weights", o.model.weights,
+    "begin with the weights of this file: a run's model or checkpoint, or a state_dict that "
+    "PyTorch saved as safetensors (with train.max_steps = 0: only evaluate them)");
   f("norm.kind", o.norm.kind, "normalization: none | batch | layer");
   f("norm.batch", o.norm.batch,
     "M, samples behind one mean and variance: global (= train.batch) | local (a shard's; with "
@@ -170,7 +176,9 @@ void for_each_option(O& o, F&& f) {
   f("train.beta2", o.train.beta2, "Adam's decay of the squared-gradient average");
   f("train.adam_eps", o.train.adam_eps, "Adam's epsilon");
   f("train.weight_decay", o.train.weight_decay,
-    "L2 penalty (sgd, adam) or decoupled decay (adamw), on all parameters");
+    "L2 penalty (sgd, adam) or decoupled decay (adamw), of what train.decay names");
+  f("train.decay", o.train.decay,
+    "what train.weight_decay acts on: all parameters | weights (not biases and norm parameters)");
   f("train.clip", o.train.clip, "largest norm of the gradient; longer ones are scaled (0: off)");
   f("train.drop_last", o.train.drop_last, "drop the short last batch of an epoch: true | false");
   f("seed.init", o.seed.init, "seed of the initial weights (-1: run.seed)");
@@ -196,6 +204,9 @@ void for_each_option(O& o, F&& f) {
   f("run.checkpoint_minutes", o.run.checkpoint_minutes,
     "write a checkpoint every so many minutes (0: not by time)");
   f("run.keep_checkpoints", o.run.keep_checkpoints, "how many of the last checkpoints are kept");
+  f("run.keep_best", o.run.keep_best,
+    "keep the model of the epoch with the best validation accuracy as best.safetensors: true | "
+    "false");
   f("run.check_steps", o.run.check_steps,
     "compare the ranks' models every so many steps (0: after epochs and before saves only)");
   f("run.timeout", o.run.timeout,
@@ -232,8 +243,9 @@ constexpr int64_t kMostClasses = int64_t{1} << 16;
 void validate_for_data(const Options& options, int64_t inputs, int64_t classes);
 
 /// Checks what depends on the rank count: that B is at most 2^30, that the scaled rate is finite,
-/// that M (norm.kind = batch) is from 2 to B and divides B if it is a number. Ranks need not divide
-/// B. Throws UsageError as `validate` does, naming the nearest M that would do.
+/// that M (norm.kind = batch) is from 2 to B and divides B if it is a number; and that
+/// run.keep_best does not choose by the test set. Ranks need not divide B. Throws UsageError as
+/// `validate` does, naming the nearest M that would do.
 void validate_for_ranks(const Options& options, int ranks);
 
 /// How batches are cut into shards and shards dealt to ranks; ranks ≤ run.shards if canonical.

@@ -41,6 +41,18 @@ class Checker {
     holds(std::isfinite(value) && in_range, key, expected);
   }
 
+  // A number above 0, or 0, that the run's type holds as such: float32 makes 1e39 infinite, and
+  // 1e-50 nothing.
+  void fits(const std::string& key, double value) const {
+    using Float = std::numeric_limits<float>;
+    if (options_.run.dtype != "float32") return;
+    const bool vanishes = value > 0 && value < static_cast<double>(Float::denorm_min());
+    holds(value <= static_cast<double>(Float::max()) && !vanishes, key,
+          concat("a number that float32 holds, from ", write_value(double{Float::denorm_min()}),
+                 " to ", write_value(double{Float::max()})),
+          "; run.dtype = float64 holds more");
+  }
+
   void word(const std::string& key, const std::string& value, const std::vector<std::string>& words,
             const std::string& hint = "") const {
     if (std::find(words.begin(), words.end(), value) != words.end()) return;
@@ -101,6 +113,8 @@ void check_model(const Checker& check, const ModelOptions& model) {
   check.word("model.activation", model.activation, {"relu", "sigmoid", "tanh"});
   check.word("model.init", model.init, {"torch", "he", "glorot", "normal"});
   check.number("model.init_std", model.init_std, model.init_std > 0, "a number above 0");
+  check.fits("model.init_std", model.init_std);
+  check.path("model.weights", model.weights);
   check.number("model.dropout", model.dropout, model.dropout >= 0 && model.dropout < 1,
                "a probability from 0 to below 1");
 }
@@ -118,7 +132,9 @@ void check_norm(const Checker& check, const NormOptions& norm) {
   check.number("norm.momentum", norm.momentum, norm.momentum > 0 && norm.momentum <= 1,
                "a number above 0, at most 1");
   check.word("norm.running_variance", norm.running_variance, {"unbiased", "biased"});
+  check.fits("norm.momentum", norm.momentum);
   check.number("norm.eps", norm.eps, norm.eps > 0, "a number above 0");
+  check.fits("norm.eps", norm.eps);
 }
 
 void check_optimizer(const Checker& check, const TrainOptions& train) {
@@ -132,13 +148,17 @@ void check_optimizer(const Checker& check, const TrainOptions& train) {
   check.number("train.beta2", train.beta2, train.beta2 >= 0 && train.beta2 < 1,
                "a number from 0 to below 1");
   check.number("train.adam_eps", train.adam_eps, train.adam_eps > 0, "a number above 0");
+  check.fits("train.adam_eps", train.adam_eps);
   check.number("train.weight_decay", train.weight_decay, train.weight_decay >= 0,
                "a number of at least 0");
+  check.fits("train.weight_decay", train.weight_decay);
+  check.word("train.decay", train.decay, {"all", "weights"});
   check.number("train.clip", train.clip, train.clip >= 0, "a number of at least 0");
 }
 
 void check_rate(const Checker& check, const TrainOptions& train) {
   check.number("train.lr", train.lr, train.lr > 0, "a number above 0");
+  check.fits("train.lr", train.lr);
   check.word("train.lr_rule", train.lr_rule, {"none", "linear", "sqrt"});
   check.whole("train.lr_reference", train.lr_reference, 1, kMaxBatch);
   check.whole("train.warmup_steps", train.warmup_steps, 0, kMaxSteps);
@@ -232,10 +252,18 @@ void validate_for_ranks(const Options& options, int ranks) {
   const std::string times = per_rank ? concat(" (times ", ranks, " ranks)") : "";
   check.holds(batch >= 1 && batch <= kMaxBatch, key, concat("a global batch from 1 to ", kMaxBatch),
               times);
-  check.holds(std::isfinite(scaled_rate(options.train, batch)), "train.lr",
-              concat("a rate that train.lr_rule = ", options.train.lr_rule,
-                     " leaves finite at a batch of ", batch),
+  const double largest = options.run.dtype == "float32"
+                             ? static_cast<double>(std::numeric_limits<float>::max())
+                             : std::numeric_limits<double>::max();
+  check.holds(scaled_rate(options.train, batch) <= largest, "train.lr",
+              concat("a rate that train.lr_rule = ", options.train.lr_rule, " leaves finite in ",
+                     options.run.dtype, " at a batch of ", batch),
               "", {"train.lr_rule", "train.lr_reference", key});
+  check.holds(
+      !options.run.keep_best || options.data.validation != "test", "run.keep_best",
+      "false while data.validation is test",
+      ": a model chosen by the test set has no score left that measures it; hold out a part "
+      "of the training set, as with --data.validation 0.1");
   const bool canonical = options.run.reduce == "canonical";
   check.holds(!canonical || ranks <= options.run.shards, "run.shards",
               concat("at least one shard for each of the ", ranks, " ranks"),

@@ -37,6 +37,8 @@ const std::map<std::string, std::string>& not_of_studies() {
       {"run.checkpoint_steps", "its trials are begun again; remove the key"},
       {"run.checkpoint_minutes", "its trials are begun again; remove the key"},
       {"run.keep_checkpoints", "its trials are begun again; remove the key"},
+      {"run.keep_best", "it keeps no models; remove the key"},
+      {"model.weights", "its trials begin with weights of their seeds; remove the key"},
       {"run.check_steps", "remove the key"}};
   return keys;
 }

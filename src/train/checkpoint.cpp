@@ -107,6 +107,18 @@ Checkpoint load(const std::string& path) {
 
 }  // namespace
 
+std::string list_of(const std::vector<std::string>& differences) {
+  constexpr size_t kMostShown = 30;
+  std::string list;
+  for (size_t i = 0; i < std::min(differences.size(), kMostShown); ++i) {
+    list += concat(i == 0 ? "" : "; ", differences[i]);
+  }
+  if (differences.size() > kMostShown) {
+    list += concat("; and ", differences.size() - kMostShown, " more");
+  }
+  return list;
+}
+
 std::string to_bytes(const Checkpoint& checkpoint) {
   SYNCBN_CHECK(checkpoint.step >= 0, "step ", checkpoint.step);
   std::map<std::string, std::string> metadata = {{"format", "pt"},
@@ -140,16 +152,19 @@ Checkpoint from_bytes(std::string_view bytes, const std::string& path) {
   return {step, std::move(file.tensors), std::move(file.metadata)};
 }
 
-void check_same_run(const Checkpoint& found, const Checkpoint& own, const std::string& path) {
+void check_same_run(const Checkpoint& found, const Checkpoint& own, const std::string& path,
+                    const Reasons& reasons) {
   std::vector<std::string> differences;
   const auto differs = [&](const auto&... what) { differences.push_back(concat(what...)); };
   for (const auto& [key, expected] : own.texts) {
     const auto text = found.texts.find(key);
+    if (text != found.texts.end() && text->second == expected) continue;
     const std::string value = text == found.texts.end() ? "missing" : quoted(text->second);
-    if (text == found.texts.end() || text->second != expected) {
-      differs(key, " is ", value, ", expected ", quoted(expected));
-    }
+    const auto reason = reasons.of.find(key);
+    differs(key, " is ", value, ", expected ", quoted(expected),
+            reason == reasons.of.end() ? "" : " (" + reason->second + ")");
   }
+  const size_t texts = differences.size();
   std::map<std::string, at::Tensor> tensors(found.tensors.begin(), found.tensors.end());
   for (const auto& [name, expected] : own.tensors) {
     const auto tensor = tensors.find(name);
@@ -164,15 +179,9 @@ void check_same_run(const Checkpoint& found, const Checkpoint& own, const std::s
   }
   for (const auto& [name, value] : tensors) differs("tensor ", quoted(name), " is not expected");
   if (differences.empty()) return;
-  constexpr size_t kMostShown = 30;
-  std::string list;
-  for (size_t i = 0; i < std::min(differences.size(), kMostShown); ++i) {
-    list += concat(i == 0 ? "" : "; ", differences[i]);
-  }
-  if (differences.size() > kMostShown) {
-    list += concat("; and ", differences.size() - kMostShown, " more");
-  }
-  throw Error(concat("'", path, "' is a checkpoint of another run: ", list, "."),
+  const bool advised = texts == differences.size() && !reasons.advice.empty();
+  throw Error(concat("'", path, "' is of another run: ", list_of(differences), ".",
+                     advised ? " " + reasons.advice : ""),
               ExitCode::kInputDamaged);
 }
 

@@ -37,11 +37,21 @@ std::string to_bytes(const Checkpoint& checkpoint);
 /// damaged part, or for a file of a newer format both formats.
 Checkpoint from_bytes(std::string_view bytes, const std::string& path);
 
+/// The first of the differences, for a message, and how many more there are.
+std::string list_of(const std::vector<std::string>& differences);
+
+/// Why two runs that differ in a text are not one, for whoever reads of it.
+struct Reasons {
+  std::map<std::string, std::string> of;  ///< by the text's key; not every one needs a reason
+  std::string advice;                     ///< a sentence for the end where only texts differ
+};
+
 /// Throws Error(kInputDamaged), naming `path` and every difference, unless `found` is of the run
 /// that `own` describes: it has each text of `own` with the same value (it may have others), and
 /// tensors of exactly the names, dtypes and shapes of `own`, in any order. One text per field (not
 /// a whole configuration) makes the sentence readable.
-void check_same_run(const Checkpoint& found, const Checkpoint& own, const std::string& path);
+void check_same_run(const Checkpoint& found, const Checkpoint& own, const std::string& path,
+                    const Reasons& reasons = {});
 
 /// Removes the checkpoints of the folder `path`, and the folder if nothing else is in it.
 void remove_checkpoints(const std::string& path);

@@ -97,6 +97,8 @@ nlohmann::ordered_json data_json(const Setting& s) {
                                  {"dir", s.options.data.dir},
                                  {"train", s.data.train.size()},
                                  {"validation", s.data.validation.size()},
+                                 {"test", s.data.test.size()},
+                                 {"measured_on", measured_on(s.options)},
                                  {"inputs", s.data.train.pixels()},
                                  {"classes", s.data.classes},
                                  {"sha256", s.data.digests}};
@@ -140,6 +142,10 @@ nlohmann::ordered_json versions() {
 
 }  // namespace
 
+std::string measured_on(const Options& options) {
+  return validation_fraction(options.data) ? "validation" : "test";
+}
+
 std::string describe(const Setting& s) {
   std::ostringstream out;
   const auto line = [&](const char* name, const auto&... value) {
@@ -148,15 +154,24 @@ std::string describe(const Setting& s) {
   };
   const TrainOptions& train = s.options.train;
   out << "syncbn " << SYNCBN_VERSION << '\n';
-  line("data", s.data.name, ", ", s.data.train.size(), " training and ", s.data.validation.size(),
-       " validation samples of ", s.data.classes, " classes");
+  line("data", s.data.name, ", ", s.data.train.size(), " training",
+       measured_on(s.options) == "test"
+           ? " and "
+           : concat(", ", s.data.validation.size(), " validation and "),
+       s.data.test.size(), " test samples of ", s.data.classes, " classes");
   if (s.options.data.scale == "standard") line("inputs", standard_text(s.data));
+  if (!s.options.model.weights.empty()) line("begins with", s.options.model.weights);
   line("B  samples per step", s.trainer.batch(), " over all ranks");
   line("R  ranks", s.runtime.size(), "; ", shares(s), " samples each");
   line("M  samples per statistic", statistics(s));
   line("sums", sums(s));
   line("steps", s.trainer.steps_per_epoch(), " per epoch; ", s.trainer.steps_in_all(), " in all");
   line("optimizer", train.optimizer, ", learning rate ", learning_rate(s));
+  if (train.weight_decay > 0) {
+    line(
+        "weight decay", train.weight_decay,
+        train.decay == "all" ? " of all parameters" : " of weights, not of biases and norm layers");
+  }
   const std::vector<std::string> where = devices(s.placement.rank_devices);
   line("device", where.empty() ? "cpu" : where[0], ", ", s.options.run.dtype, ", ",
        s.threads.threads, s.threads.threads == 1 ? " thread" : " threads",
@@ -175,25 +190,35 @@ std::string metadata_json(const Setting& s, const std::string& status) {
   for (const char* name : kEnvironment) {
     if (const char* value = std::getenv(name)) environment[name] = value;
   }
-  const nlohmann::ordered_json metadata = {{"status", status},
-                                           {"time", now_utc()},
-                                           {"command", s.command},
-                                           {"batch", s.trainer.batch()},
-                                           {"norm_batch", s.options.norm.batch},
-                                           {"ranks", s.runtime.size()},
-                                           {"rank_devices", s.placement.rank_devices},
-                                           {"backend", s.placement.backend},
-                                           {"dtype", s.options.run.dtype},
-                                           {"reduce", s.options.run.reduce},
-                                           {"shards", s.options.run.shards},
-                                           {"arithmetic", arithmetic()},
-                                           {"threads_per_rank", s.threads.threads},
-                                           {"cores_of_rank_0", s.threads.bound_cores},
-                                           {"seed", s.options.run.seed},
-                                           {"data", data_json(s)},
-                                           {"steps_done", s.trainer.step()},
-                                           {"versions", versions()},
-                                           {"environment", environment}};
+  nlohmann::ordered_json metadata = {{"status", status},
+                                     {"time", now_utc()},
+                                     {"command", s.command},
+                                     {"batch", s.trainer.batch()},
+                                     {"norm_batch", s.options.norm.batch},
+                                     {"ranks", s.runtime.size()},
+                                     {"rank_devices", s.placement.rank_devices},
+                                     {"backend", s.placement.backend},
+                                     {"dtype", s.options.run.dtype},
+                                     {"reduce", s.options.run.reduce},
+                                     {"shards", s.options.run.shards},
+                                     {"arithmetic", arithmetic()},
+                                     {"threads_per_rank", s.threads.threads},
+                                     {"cores_of_rank_0", s.threads.bound_cores},
+                                     {"seed", s.options.run.seed},
+                                     {"data", data_json(s)},
+                                     {"steps_done", s.trainer.step()},
+                                     {"versions", versions()},
+                                     {"environment", environment}};
+  if (!s.options.model.weights.empty()) {
+    metadata["weights"] = {{"file", s.options.model.weights}, {"sha256", s.weights_sha256}};
+  }
+  if (s.best) {
+    metadata["best"] = {{"file", "best.safetensors"},
+                        {"epoch", s.best->epoch},
+                        {"step", s.best->step},
+                        {"val_accuracy", s.best->val_accuracy},
+                        {"val_loss", s.best->val_loss}};
+  }
   constexpr int kIndent = 2;
   return metadata.dump(kIndent, ' ', false, nlohmann::json::error_handler_t::replace) + '\n';
 }

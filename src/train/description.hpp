@@ -1,11 +1,13 @@
 // What a run says about itself: the tables on the console, metadata.json, and --version.
 #pragma once
 
+#include <optional>
 #include <string>
 
 #include "base/options.hpp"
 #include "comm/runtime.hpp"
 #include "data/dataset.hpp"
+#include "train/best.hpp"
 #include "train/trainer.hpp"
 
 namespace syncbn {
@@ -19,7 +21,13 @@ struct Setting {
   const Dataset& data;
   const Trainer& trainer;
   const std::string& command;  ///< the command line, as typed
+  // What is known once the run has begun.
+  std::string weights_sha256 = {};     ///< of the file that it began with; empty: none
+  std::optional<BestEpoch> best = {};  ///< with run.keep_best
 };
+
+/// What is measured after each epoch: "test", or "validation" for a part of the training set.
+std::string measured_on(const Options& options);
 
 /// The tables printed before the first step: B, M, R and what follows from them, the learning rate
 /// after its rule, where it runs, and the layers. Notes come as lines of their own.

@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,9 @@ struct MetricsRow {
   double data_s = 0, forward_s = 0, backward_s = 0;
   double norm_comm_s = 0, gradient_comm_s = 0, optimizer_s = 0;
   int64_t peak_memory_bytes = 0;
+  // NaN, an empty field, where the test set was not looked at.
+  double test_loss = std::numeric_limits<double>::quiet_NaN();
+  double test_accuracy = test_loss, test_error = test_loss;
   std::vector<int64_t> rank_peak_memory_bytes;  // JSON only
 };
 
@@ -48,6 +52,10 @@ void for_each_column(Row& row, F&& f) {
   f("gradient_comm_s", row.gradient_comm_s, "all-reduce of the gradient, waiting included");
   f("optimizer_s", row.optimizer_s, "optimizer");
   f("peak_memory_bytes", row.peak_memory_bytes, "largest over ranks: resident set, or GPU memory");
+  f("test_loss", row.test_loss,
+    "mean over the test samples: in each row with data.validation = test, else in the last alone");
+  f("test_accuracy", row.test_accuracy, "an exact ratio: each sample once");
+  f("test_error", row.test_error, "1 - test_accuracy");
 }
 
 /// metrics.csv (RFC 4180, header first) and metrics.jsonl (one object per line) of a run's folder,
@@ -61,6 +69,9 @@ class MetricsFiles {
   /// A file that is kept keeps its columns, those of an earlier version for instance: a row leaves
   /// out what they do not name, and has an empty field where it knows no such column.
   MetricsFiles(const std::string& folder, Bytes keep);
+  /// Throws Error(kInputDamaged) unless the files begin with these bytes, and these are a header
+  /// and `rows` whole rows. Changes nothing.
+  static void check(const std::string& folder, Bytes keep, int64_t rows);
   void append(const MetricsRow& row);
   /// Returns what the files hold, once it is on the disk.
   Bytes flush() const { return {csv_.flush(), jsonl_.flush()}; }
@@ -70,8 +81,9 @@ class MetricsFiles {
   LineFile csv_, jsonl_;
 };
 
-/// The header of a table on the console, and a row of it.
-std::string console_header();
+/// The header of a table on the console, and a row of it; `measured`: what val_… are of, "val" or
+/// "test".
+std::string console_header(const std::string& measured);
 std::string console_row(const MetricsRow& row);
 
 }  // namespace syncbn

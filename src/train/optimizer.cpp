@@ -2,7 +2,9 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "nn/sum_loops.hpp"
 
@@ -13,29 +15,63 @@ constexpr bool kMaximize = false, kAmsgrad = false;
 constexpr double kDampening = 0;
 constexpr double kTiny = 1e-6;  // PyTorch's, in clip_grad_norm_
 
+/// What of [0, size) the parts, in increasing order, leave out.
+std::vector<Range> between(const std::vector<Range>& parts, int64_t size) {
+  std::vector<Range> others;
+  int64_t begin = 0;
+  for (const Range& part : parts) {
+    if (begin < part.begin) others.push_back({begin, part.begin});
+    begin = part.end;
+  }
+  if (begin < size) others.push_back({begin, size});
+  return others;
+}
+
 }  // namespace
 
-Optimizer::Optimizer(const TrainOptions& options, at::Tensor parameters, at::Tensor gradients)
-    : options_(options) {
-  if (options.optimizer != "sgd" || options.momentum != 0) {
-    average_ = {at::zeros_like(parameters)};
-  }
+Optimizer::Optimizer(const TrainOptions& options, const at::Tensor& parameters,
+                     const at::Tensor& gradients, const std::vector<Range>& weights)
+    : options_(options), parameters_(parameters), gradients_(gradients) {
+  if (options.optimizer != "sgd" || options.momentum != 0) average_ = at::zeros_like(parameters);
   if (options.optimizer != "sgd") {
-    squared_average_ = {at::zeros_like(parameters)};
-    steps_ = {at::zeros({}, parameters.options().dtype(at::kFloat))};
+    squared_average_ = at::zeros_like(parameters);
+    steps_ = at::zeros({}, parameters.options().dtype(at::kFloat));
   }
   if (options.clip > 0) {
-    clip_ = at::full({}, options.clip, parameters.options());
+    // A limit above all that the type holds clips nothing.
+    const double largest = parameters.scalar_type() == at::kFloat
+                               ? static_cast<double>(std::numeric_limits<float>::max())
+                               : std::numeric_limits<double>::max();
+    clip_ = at::full({}, std::min(options.clip, largest), parameters.options());
     tiny_ = at::full({}, kTiny, parameters.options());
     factor_ = at::empty({}, parameters.options());
   }
-  parameters_ = {std::move(parameters)};
-  gradients_ = {std::move(gradients)};
+  if (options.decay == "all" || options.weight_decay == 0) {
+    add_group(options.weight_decay, {{0, parameters.numel()}});
+  } else {
+    add_group(options.weight_decay, weights);
+    add_group(0, between(weights, parameters.numel()));
+  }
+}
+
+void Optimizer::add_group(double decay, const std::vector<Range>& parts) {
+  Group group{decay, {}, {}, {}, {}, {}};
+  for (const Range& part : parts) {
+    const auto add = [&](std::vector<at::Tensor>& views, const at::Tensor& flat) {
+      if (flat.defined()) views.push_back(flat.narrow(0, part.begin, part.size()));
+    };
+    add(group.parameters, parameters_);
+    add(group.gradients, gradients_);
+    add(group.average, average_);
+    add(group.squared_average, squared_average_);
+    if (steps_.defined()) group.steps.push_back(steps_);  // one count, which the kernels only read
+  }
+  if (!parts.empty()) groups_.push_back(std::move(group));
 }
 
 // min(1, clip/(norm + tiny)); of tensors throughout, because arithmetic with a number makes one.
 void Optimizer::clip() {
-  const at::Tensor& gradient = gradients_[0];
+  const at::Tensor& gradient = gradients_;
   if (!gradient.is_cpu()) {
     at::linalg_vector_norm_out(factor_, gradient, 2);
   } else if (gradient.scalar_type() == at::kFloat) {
@@ -45,31 +81,32 @@ void Optimizer::clip() {
         std::sqrt(loops::square_sum(gradient.const_data_ptr<double>(), gradient.numel())));
   }
   at::div_out(factor_, clip_, factor_.add_(tiny_));
-  gradients_[0].mul_(factor_.clamp_max_(1));
+  gradients_.mul_(factor_.clamp_max_(1));
 }
 
 void Optimizer::step(double lr) {
   if (options_.clip > 0) clip();
-  if (options_.optimizer == "sgd") {
-    at::_fused_sgd_(parameters_, gradients_, average_, options_.weight_decay, options_.momentum, lr,
-                    kDampening, options_.nesterov, kMaximize, /*is_first_step=*/taken_++ == 0);
-    return;
-  }
-  steps_[0].fill_(++taken_);
   const auto& o = options_;
-  if (o.optimizer == "adam") {
-    at::_fused_adam_(parameters_, gradients_, average_, squared_average_, {}, steps_, lr, o.beta1,
-                     o.beta2, o.weight_decay, o.adam_eps, kAmsgrad, kMaximize);
-  } else {
-    at::_fused_adamw_(parameters_, gradients_, average_, squared_average_, {}, steps_, lr, o.beta1,
-                      o.beta2, o.weight_decay, o.adam_eps, kAmsgrad, kMaximize);
+  const bool first = taken_++ == 0;
+  if (steps_.defined()) steps_.fill_(taken_);
+  for (Group& g : groups_) {
+    if (o.optimizer == "sgd") {
+      at::_fused_sgd_(g.parameters, g.gradients, g.average, g.decay, o.momentum, lr, kDampening,
+                      o.nesterov, kMaximize, first);
+    } else if (o.optimizer == "adam") {
+      at::_fused_adam_(g.parameters, g.gradients, g.average, g.squared_average, {}, g.steps, lr,
+                       o.beta1, o.beta2, g.decay, o.adam_eps, kAmsgrad, kMaximize);
+    } else {
+      at::_fused_adamw_(g.parameters, g.gradients, g.average, g.squared_average, {}, g.steps, lr,
+                        o.beta1, o.beta2, g.decay, o.adam_eps, kAmsgrad, kMaximize);
+    }
   }
 }
 
 std::vector<std::pair<std::string, at::Tensor>> Optimizer::state() const {
-  if (average_.empty()) return {};
-  if (squared_average_.empty()) return {{"momentum_buffer", average_[0]}};
-  return {{"exp_avg", average_[0]}, {"exp_avg_sq", squared_average_[0]}};
+  if (!average_.defined()) return {};
+  if (!squared_average_.defined()) return {{"momentum_buffer", average_}};
+  return {{"exp_avg", average_}, {"exp_avg_sq", squared_average_}};
 }
 
 LearningRate::LearningRate(const TrainOptions& options, int64_t batch, int64_t steps_per_epoch)

@@ -12,13 +12,16 @@
 #include <vector>
 
 #include "base/options.hpp"
+#include "base/range.hpp"
 
 namespace syncbn {
 
 class Optimizer {
  public:
-  /// parameters, gradients: (N), same dtype and device.
-  Optimizer(const TrainOptions& options, at::Tensor parameters, at::Tensor gradients);
+  /// parameters, gradients: (N), same dtype and device. `weights`: the elements, in increasing
+  /// ranges, that options.weight_decay acts on if options.decay is weights.
+  Optimizer(const TrainOptions& options, const at::Tensor& parameters, const at::Tensor& gradients,
+            const std::vector<Range>& weights);
   /// Clips the gradient's norm to options.clip where set (as torch.nn.utils.clip_grad_norm_), then
   /// takes one step of rate `lr`.
   void step(double lr);
@@ -30,12 +33,19 @@ class Optimizer {
   void set_steps(int64_t steps) { taken_ = steps; }
 
  private:
+  /// Parts of the flat tensors with one decay, as the kernels take them.
+  struct Group {
+    double decay;
+    std::vector<at::Tensor> parameters, gradients, average, squared_average, steps;
+  };
+  void add_group(double decay, const std::vector<Range>& parts);
   void clip();
 
   TrainOptions options_;
-  std::vector<at::Tensor> parameters_, gradients_;  // of one tensor each, as the kernels take them
-  std::vector<at::Tensor> average_, squared_average_,
-      steps_;                        // momentum buffer; Adam's second, count
+  at::Tensor parameters_, gradients_;     // (N)
+  at::Tensor average_, squared_average_;  // (N): momentum buffer; Adam's second
+  at::Tensor steps_;                      // (): Adam's count
+  std::vector<Group> groups_;             // views of the above
   at::Tensor clip_, tiny_, factor_;  // (): the largest norm, its guard, what clipping multiplies by
   int64_t taken_ = 0;                // steps
 };

@@ -19,6 +19,12 @@ std::string digest_of(const at::Tensor& t) {
       {{static_cast<const char*>(host.const_data_ptr()), static_cast<size_t>(host.nbytes())}});
 }
 
+std::string digests_of(const std::vector<std::pair<std::string, at::Tensor>>& entries) {
+  std::string all;
+  for (const auto& entry : entries) all += digest_of(entry.second);
+  return all;
+}
+
 // "3f1a… on rank 0, 2; 07bc… on rank 1" of each rank's digest.
 std::string by_digest(const std::vector<std::string_view>& digests) {
   constexpr size_t kShown = 12;
@@ -68,6 +74,7 @@ Replica::Replica(Network& network, const Sharding& sharding, at::ScalarType dtyp
       binding.parameters.push_back(view);
       binding.gradients.push_back(places(offset, spec.shape));
       named_parameters_.emplace_back(std::to_string(i) + "." + spec.name, view);
+      if (spec.shape.size() > 1) weights_.push_back({offset, offset + numel(spec)});
       offset += numel(spec);
     }
     binding.reduced = places(reduced_offset, {layer.reduced()});
@@ -122,14 +129,13 @@ std::vector<std::pair<std::string, at::Tensor>> Replica::state_dict() const {
 }
 
 std::string Replica::digests() const {
-  std::string all;
-  for (const auto& entry : state_dict()) all += digest_of(entry.second);
-  return all;
+  return digests_of(state_dict());
 }
 
-void Replica::check_equal() const {
-  const auto entries = state_dict();
-  const std::string mine = digests();
+void Replica::check_equal(const std::vector<std::pair<std::string, at::Tensor>>& others) const {
+  auto entries = state_dict();
+  entries.insert(entries.end(), others.begin(), others.end());
+  const std::string mine = digests_of(entries);
   const auto all = comm_->gather_text(mine, {"digests of the models"});
   const size_t digits = mine.size() / std::max<size_t>(1, entries.size());
   for (size_t i = 0; i < entries.size(); ++i) {

@@ -58,14 +58,18 @@ class Replica {
   /// the tensors share memory with the model.
   std::vector<std::pair<std::string, at::Tensor>> state_dict() const;
 
+  /// Which parameters() are weights of a product: the matrices, not the biases and what a norm
+  /// layer learns. In increasing order.
+  const std::vector<Range>& weights() const { return weights_; }
+
   /// SHA-256 of the bytes of every entry of state_dict(), one after the other, as hexadecimal
   /// digits.
   std::string digests() const;
 
   /// Collective. Throws UsageError(kInvariant), naming the first tensor that differs and the ranks
   /// that hold each version of it, unless all ranks hold the same bits of every entry of
-  /// state_dict() (by SHA-256).
-  void check_equal() const;
+  /// state_dict() and of `others` (by SHA-256).
+  void check_equal(const std::vector<std::pair<std::string, at::Tensor>>& others = {}) const;
 
  private:
   // A place per row of sums, `shape` from `offset` on.
@@ -81,6 +85,7 @@ class Replica {
   at::Tensor loss_parts_;                   // (shards, 1)
   at::Tensor requested_;                    // (2), CPU: to be asked by the next reduce()
   std::vector<std::pair<std::string, at::Tensor>> named_parameters_;
+  std::vector<Range> weights_;
 };
 
 }  // namespace syncbn

@@ -1,5 +1,5 @@
 // A run's folder: config.ini, metadata.json, metrics.csv, metrics.jsonl, checkpoints/,
-// model.safetensors.
+// model.safetensors, best.safetensors.
 #pragma once
 
 #include <memory>
@@ -19,8 +19,9 @@ class RunFolder {
  public:
   /// Creates the folder `options.run.out`, or a new runs/<config>-<time>[-2, …], with its parents,
   /// and takes its lock. A folder that is not empty is refused unless --overwrite, which removes
-  /// the files of the run before and nothing else, or --resume, which leaves them. A folder that a
-  /// running job holds is refused.
+  /// the files of the run before and nothing else, or --resume, which leaves them; --overwrite of a
+  /// folder that is not a run's is refused. A folder that a running job holds is refused. What
+  /// killed runs left half-written is removed.
   RunFolder(Runtime& runtime, const Options& options, const CommandLine& line);
   ~RunFolder();
   RunFolder(const RunFolder&) = delete;
@@ -29,6 +30,12 @@ class RunFolder {
   const std::string& path() const { return path_; }
   /// Whether a run ended here; rank 0, not collective.
   bool has_model() const;
+  /// Whether its metadata say that the run ended after `step` steps and its model is there; rank 0,
+  /// not collective.
+  bool is_complete(int64_t step) const;
+  /// Throws Error(kInputDamaged) if the metrics files are not what a checkpoint after `rows` epochs
+  /// counts on; rank 0, not collective.
+  void check_metrics(MetricsFiles::Bytes keep, int64_t rows) const;
   std::string checkpoints() const { return path_ + "/checkpoints"; }
   /// Writes config.ini and opens the metrics files, which keep the rows that a checkpoint counts.
   void begin(const Options& options, MetricsFiles::Bytes keep);
@@ -37,6 +44,7 @@ class RunFolder {
   void write_metadata(const std::string& json);
   void append(const MetricsRow& row);
   void write_model(const std::string& safetensors);
+  void write_best(const std::string& safetensors);
 
  private:
   void create(const CommandLine& line);

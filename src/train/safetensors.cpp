@@ -29,8 +29,12 @@ struct Dtype {
   const char* name;
   at::ScalarType type;
 };
-constexpr std::array<Dtype, 4> kDtypes = {
-    {{"F32", at::kFloat}, {"F64", at::kDouble}, {"I64", at::kLong}, {"U8", at::kByte}}};
+constexpr std::array<Dtype, 6> kDtypes = {{{"F32", at::kFloat},
+                                           {"F64", at::kDouble},
+                                           {"F16", at::kHalf},
+                                           {"BF16", at::kBFloat16},
+                                           {"I64", at::kLong},
+                                           {"U8", at::kByte}}};
 
 const char* dtype_name(at::ScalarType type) {
   for (const Dtype& dtype : kDtypes) {
@@ -163,7 +167,8 @@ at::Tensor make_tensor(const Entry& entry, uint64_t begin, std::string_view payl
                 ExitCode::kInputDamaged);
   };
   const auto dtype = dtype_of(entry.dtype);
-  if (!dtype) damaged("has dtype ", quoted(entry.dtype), ", expected F32, F64, I64 or U8");
+  if (!dtype)
+    damaged("has dtype ", quoted(entry.dtype), ", expected F32, F64, F16, BF16, I64 or U8");
   if (entry.offsets.size() != 2) {
     damaged("has ", entry.offsets.size(), " offsets, expected its beginning and its end");
   }

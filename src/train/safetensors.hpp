@@ -4,7 +4,8 @@
 // texts), then the tensors' bytes without holes, little-endian, row-major
 // (https://github.com/huggingface/safetensors, README, "Format").
 //
-// dtypes here: float32, float64, int64, uint8. Knows nothing of MPI and of files.
+// dtypes here: float32, float64, float16, bfloat16, int64, uint8. Knows nothing of MPI and of
+// files.
 #pragma once
 
 #include <ATen/core/Tensor.h>

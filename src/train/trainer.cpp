@@ -107,7 +107,7 @@ Trainer::Trainer(CommPtr comm, const Options& options, const Dataset& data, at::
                {data.train.pixels(), data.classes, capacity_, dtype_of(options), device},
                {seed_of(options, Stream::kInit), seed_of(options, Stream::kDropout)}),
       replica_(network_, sharding_, dtype_of(options), device, comm_),
-      optimizer_(options.train, replica_.parameters(), replica_.gradients()),
+      optimizer_(options.train, replica_.parameters(), replica_.gradients(), replica_.weights()),
       rate_(options.train, batch_, sampler_.steps_per_epoch()),
       grouping_(comm_, sharding_, group_size(options.norm.batch, batch_)),
       whole_(comm_, sharding_, sharding_.shards),
@@ -131,6 +131,10 @@ Trainer::Trainer(CommPtr comm, const Options& options, const Dataset& data, at::
       in_order_(static_cast<size_t>(
           std::max({data.train.size(), data.validation.size(), data.test.size()}))) {
   std::iota(in_order_.begin(), in_order_.end(), int64_t{0});
+}
+
+int64_t Trainer::samples_per_epoch() const {
+  return std::min(steps_per_epoch() * batch_, data_.train.size());
 }
 
 int64_t Trainer::steps_in_all() const {
@@ -192,10 +196,17 @@ at::Tensor Trainer::summed_correct() {
   return correct;
 }
 
+NamedTensors Trainer::optimizer_state() const {
+  NamedTensors state;
+  for (const auto& [name, value] : optimizer_.state()) {
+    state.emplace_back("optimizer." + name, value);
+  }
+  return state;
+}
+
 NamedTensors Trainer::state() {
   NamedTensors state = replica_.state_dict();
-  for (const auto& [name, value] : optimizer_.state())
-    state.emplace_back("optimizer." + name, value);
+  for (const auto& entry : optimizer_state()) state.push_back(entry);
   state.emplace_back("epoch.loss", epoch_loss_);
   state.emplace_back("epoch.correct", summed_correct());
   return state;

@@ -62,6 +62,7 @@ class Trainer {
   int64_t batch() const { return batch_; }  ///< B
   int64_t step() const { return step_; }    ///< steps done
   int64_t steps_per_epoch() const { return sampler_.steps_per_epoch(); }
+  int64_t samples_per_epoch() const;
   int64_t steps_in_all() const;   ///< epochs, or train.max_steps if fewer
   int64_t epochs_in_all() const;  ///< that these steps begin
   double learning_rate(int64_t step) const { return rate_.at(step); }
@@ -110,6 +111,9 @@ class Trainer {
   /// loss may be infinite or NaN.
   Score score(const Split& split, Statistics statistics, int64_t samples = -1);
 
+  /// Collective. As replica().check_equal(), of the optimizer's moments too.
+  void check_replicas() const { replica_.check_equal(optimizer_state()); }
+
   /// Collective. All that training goes on from: state_dict(), "optimizer.…", and what the epoch so
   /// far has summed up. The same on every rank and for any number of ranks; what is not a copy
   /// shares memory with the trainer.
@@ -146,6 +150,7 @@ class Trainer {
   void begin_epoch(int64_t epoch);
   // Collective. (): the samples of the epoch so far that were classified rightly, on all ranks.
   at::Tensor summed_correct();
+  NamedTensors optimizer_state() const;  // under the names of state()
   void check_finite(double loss, const char* which) const;
   void pace();
 

@@ -47,7 +47,7 @@ def test_a_file_of_pythons_is_read(tmp_path):
         "text format pt", "text é ü"]
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bool])
+@pytest.mark.parametrize("dtype", [torch.int16, torch.bool])
 def test_a_dtype_that_training_has_not_is_refused(tmp_path, dtype):
     path = tmp_path / "a.safetensors"
     safetensors.torch.save_file({"w": torch.zeros(2, dtype=dtype)}, path)

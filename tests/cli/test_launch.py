@@ -20,7 +20,7 @@ args="$*"
 while (($#)); do [[ $1 != --run.out ]] || out=$2; shift; done
 mkdir "$out"
 echo "$args" >"$out/args"
-echo "epoch,step,samples,seconds,extra,train_loss,train_accuracy,val_loss,val_accuracy" >"$out/metrics.csv"
+echo "epoch,step,samples,seconds,extra,train_loss,train_accuracy,test_loss,test_accuracy" >"$out/metrics.csv"
 echo "1,468,59904,2,0,0.5,0.9,0.4,0.91" >>"$out/metrics.csv"
 echo "2,936,119808,4,0,0.25,0.95,0.125,0.975" >>"$out/metrics.csv"
 """

@@ -15,7 +15,7 @@ from support import trainer
 
 COLUMNS = """epoch step samples seconds train_loss train_accuracy val_loss val_accuracy val_error lr
     samples_per_s data_s forward_s backward_s norm_comm_s gradient_comm_s optimizer_s
-    peak_memory_bytes""".split()
+    peak_memory_bytes test_loss test_accuracy test_error""".split()
 FILES = ["checkpoints", "config.ini", "metadata.json", "metrics.csv", "metrics.jsonl",
          "model.safetensors"]
 SMOKE = {"data.name": "synthetic", "model.hidden": "16", "data.limit": 500, "train.batch": 64,
@@ -83,8 +83,10 @@ def test_metadata_says_what_made_it(finished):
                 "dtype": "float32", "threads_per_rank": 1, "steps_done": 24}
     assert {key: metadata[key] for key in expected} == expected
     assert len(metadata["rank_devices"]) == 2
-    assert metadata["data"] | {"sha256": {}} == {"name": "synthetic", "train": 500,
-                                                 "validation": 500, "sha256": {}}
+    assert metadata["data"] | {"sha256": {}} == {
+        "name": "synthetic", "train": 500, "validation": 500, "test": 500, "measured_on": "test",
+        "sha256": {}}
+    assert "weights" not in metadata and "best" not in metadata
     assert metadata["versions"]["LibTorch"] == torch.__version__.split("+")[0]
     assert metadata["environment"]["OMP_NUM_THREADS"] == "1"
 
@@ -111,6 +113,38 @@ def test_progress_is_plain_lines_without_a_terminal(finished):
     table = stderr[stderr.index("train loss"):].splitlines()[1:]
     assert [line.split()[0] for line in table] == ["1", "2", "3", "done"]
     assert finished.result.stdout == ""
+
+
+def test_what_is_measured_on_the_test_set_is_called_so(finished):
+    for name in ("loss", "accuracy", "error"):
+        assert finished.column(f"test_{name}") == finished.column(f"val_{name}")
+    stderr = finished.result.stderr
+    assert "500 training and 500 test samples" in stderr
+    assert re.search(r"train loss  accuracy   test loss  accuracy ", stderr)
+    assert "val" not in stderr[:stderr.index("done")].replace("values", "")
+
+
+@pytest.mark.parametrize("ranks", [None, 2])
+def test_with_a_fraction_the_test_set_is_looked_at_once(finished, tmp_path, ranks):
+    options = {**SMOKE, "data.validation": 0.2}
+    run = trainer.train(tmp_path / "run", options, ranks=ranks)
+    stderr, last = run.result.stderr, run.rows[-1]
+    assert "400 training, 100 validation and 500 test samples" in stderr
+    assert re.search(r"train loss  accuracy    val loss  accuracy ", stderr)
+    lines = (run.folder / "metrics.csv").read_text().splitlines()
+    assert [line.endswith(",,,") for line in lines[1:]] == [True, True, False]
+    assert [line["test_loss"] is None for line in run.lines] == [True, True, False]
+    assert last["test_error"] == pytest.approx(1 - last["test_accuracy"], abs=1e-12)
+    [line] = [line for line in stderr.splitlines() if "looked at once" in line]
+    assert re.fullmatch(r"test     loss \d\.\d{5}, accuracy \d+\.\d\d% of 500 samples, looked at "
+                        r"once", line)
+    assert f"{last['test_loss']:.5f}" in line and f"{100 * last['test_accuracy']:.2f}%" in line
+    assert run.metadata["data"]["measured_on"] == "validation"
+    # The same weights on the test set, by another way.
+    again = trainer.train(tmp_path / "again", {**SMOKE, "train.max_steps": 0, "model.weights":
+                                               run.folder / "model.safetensors"}, ranks=ranks)
+    for name in ("loss", "accuracy", "error"):
+        assert again.rows[0][f"val_{name}"] == last[f"test_{name}"]
 
 
 def test_no_steps_write_the_initial_weights(tmp_path):

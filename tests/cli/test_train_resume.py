@@ -4,6 +4,7 @@ Checkpoints hold no rank count, so each part of a run below has another one than
 """
 
 import hashlib
+import json
 import os
 import random
 import re
@@ -38,8 +39,18 @@ RESULTS = ["epoch", "step", "samples", "train_loss", "train_accuracy", "val_loss
 
 
 def resume(folder, options, ranks=None, **settings):
-    return trainer.run(*trainer.arguments({**options, "run.out": folder}), "--resume", ranks=ranks,
-                       **settings)
+    """Goes on, or begins where there is no run yet."""
+    return trainer.run(*trainer.arguments({**options, "run.out": folder}), "--resume",
+                       *begins(folder), ranks=ranks, **settings)
+
+
+def begins(folder):
+    """The words for a folder that holds no run yet: a configuration, here without a line."""
+    if (folder / "config.ini").exists():
+        return []
+    empty = folder.parent / "empty.ini"
+    empty.write_text("")
+    return ["--config", str(empty)]
 
 
 def resumed(folder, options, ranks=None):
@@ -117,9 +128,42 @@ def test_the_configuration_is_that_of_the_folder(copy, finished):
     expect_same(run, finished)
 
 
-def test_a_finished_run_stays_as_it_is(copy, finished):
-    expect_same(resumed(copy, {}), finished)
-    assert [step_of(path) for path in checkpoints(copy)] == [7, 14, 21]
+@pytest.mark.parametrize("ranks", [None, 3])
+def test_of_a_finished_run_no_byte_changes(copy, finished, ranks):
+    before = contents(copy)
+    run = resumed(copy, {}, ranks)
+    assert contents(copy) == before
+    [line] = [line for line in run.result.stderr.splitlines() if "finished" in line]
+    assert str(copy) in line and "21 steps" in line and "nothing is to be done" in line
+    assert "resumed" not in run.result.stderr
+    expect_same(run, finished)
+
+
+@pytest.mark.parametrize("steps", [0, 9, 14])
+def test_neither_where_train_max_steps_ended_it(tmp_path, steps):
+    folder, options = tmp_path / "run", {**BASE, **CASES["ghost"]}
+    trainer.train(folder, {**options, "train.max_steps": steps})
+    before = contents(folder)
+    for words in ({}, {"train.max_steps": steps, "run.threads": 1}):
+        run = resumed(folder, words, ranks=2 if words else None)
+        assert contents(folder) == before
+        assert f"{steps} steps: nothing is to be done" in run.result.stderr
+    if steps == 0:  # of which no checkpoint tells what it was
+        expect_refused(folder, 65, ["config.ini", "train.lr is '0.001', expected '1'"],
+                       {"train.lr": 1})
+        expect_refused(folder, 73, ["no checkpoint"], {"train.max_steps": 5})
+    else:
+        expect_same(resumed(folder, {"train.max_steps": -1}), trainer.train(tmp_path / "w", options))
+
+
+def test_a_run_that_was_killed_before_its_end_was_written_is_ended(copy, finished):
+    """Its checkpoint of the last step is there, its model or its metadata are not."""
+    rows = (copy / "metrics.csv").read_text()
+    for name in ("model.safetensors", "metadata.json"):
+        (copy / name).unlink()
+        expect_same(resumed(copy, {}, ranks=2), finished)
+    assert [line.split(",")[:3] for line in (copy / "metrics.csv").read_text().splitlines()] == [
+        line.split(",")[:3] for line in rows.splitlines()]
 
 
 def test_a_finished_run_takes_more_epochs(copy, tmp_path):
@@ -141,6 +185,65 @@ def test_python_opens_the_last_checkpoint(finished):
     assert state["optimizer.exp_avg"].abs().sum() > 0
 
 
+# ---- the best by validation ----
+
+# From its fifth epoch on it takes steps that are 300 times too long.
+BEST = {**BASE, **CASES["sync"], "data.validation": 0.3, "train.epochs": 6, "train.lr": 0.01,
+        "train.schedule": "step", "train.milestones": 4, "train.gamma": 300, "run.keep_best": True}
+
+
+def best_of(rows):
+    return max(rows, key=lambda row: (row["val_accuracy"], -row["val_loss"], -row["epoch"]))
+
+
+def test_the_best_model_is_kept_through_stops_and_crashes(tmp_path):
+    whole = trainer.train(tmp_path / "whole", BEST, ranks=2)
+    best, content = best_of(whole.rows), (whole.folder / "best.safetensors").read_bytes()
+    assert 1 <= best["epoch"] < 5
+    assert whole.metadata["best"] == {
+        "file": "best.safetensors", "epoch": best["epoch"], "step": best["step"],
+        "val_accuracy": best["val_accuracy"], "val_loss": best["val_loss"]}
+    scored = trainer.train(tmp_path / "scored", {
+        **BEST, "run.keep_best": False, "train.max_steps": 0, "model.weights":
+        whole.folder / "best.safetensors"})
+    assert [scored.rows[0][name] for name in ("val_loss", "val_accuracy")] == [
+        best["val_loss"], best["val_accuracy"]]
+
+    folder = tmp_path / "parts"
+    for step, ranks in ((8, 1), (17, 3), (24, 2)):
+        part = resumed(folder, {**BEST, "train.max_steps": step}, ranks)
+        expected = best_of(part.rows)
+        assert part.metadata["best"]["epoch"] == expected["epoch"]
+        # As a crash may leave it: of a later epoch than the newest checkpoint knows.
+        (folder / "best.safetensors").write_bytes(b"of later")
+        (folder / "model.safetensors").unlink()
+    run = resumed(folder, {**BEST, "train.max_steps": -1}, ranks=1)
+    expect_same(run, whole)
+    assert (folder / "best.safetensors").read_bytes() == content
+    assert run.metadata["best"] == whole.metadata["best"]
+    expect_refused(folder, 65, ["run.keep_best is 'true'", "all epochs or of none"],
+                   {"run.keep_best": False})
+
+
+def test_the_best_has_the_statistics_that_it_was_measured_with(tmp_path):
+    run = trainer.train(tmp_path / "run", {**BEST, "norm.eval": "recomputed"}, ranks=2)
+    best = best_of(run.rows)
+    scored = trainer.train(tmp_path / "scored", {
+        **BEST, "run.keep_best": False, "train.max_steps": 0, "model.weights":
+        run.folder / "best.safetensors"})
+    assert scored.rows[0]["val_loss"] == best["val_loss"]
+
+
+def test_the_best_by_the_test_set_is_refused(tmp_path):
+    result = trainer.run(*trainer.arguments({**BASE, "run.keep_best": True,
+                                             "run.out": tmp_path / "run"}), ranks=2)
+    assert result.code == 64
+    sentence = result.sentence()
+    assert "run.keep_best" in sentence and "chosen by the test set" in sentence
+    assert "--data.validation 0.1" in sentence
+    assert not (tmp_path / "run").exists()
+
+
 # ---- crashes and signals ----
 
 def start_endless(folder, ranks, *flags, **settings):
@@ -150,7 +253,7 @@ def start_endless(folder, ranks, *flags, **settings):
     begin.touch()
     flags += ("--config", str(begin))
     return Job(ranks, lambda _: {path.name for path in checkpoints(folder)} - known,
-               {**ENDLESS, "run.out": folder}, *flags, **settings)
+               {**ENDLESS, "run.out": folder}, *flags, *begins(folder), **settings)
 
 
 def end_and_compare(folder, tmp_path, ranks):
@@ -263,6 +366,84 @@ def test_a_checkpoint_of_another_run_is_refused(copy):
     expect_refused(copy, 65, ["global batch is '48', expected '40'"], {"train.batch": 40})
 
 
+def test_a_refusal_says_why_and_what_to_do(copy, tmp_path):
+    expect_refused(copy, 65, ["train.lr is '0.001', expected '1e-04'. ",
+                              "goes on to the bits of one that was never stopped",
+                              f"--model.weights {copy}/model.safetensors"], {"train.lr": 1e-4})
+    folder = tmp_path / "cosine"
+    options = {**BASE, **CASES["momentum"]}
+    trainer.train(folder, {**options, "train.max_steps": 8})
+    (folder / "model.safetensors").unlink()
+    [path] = checkpoints(folder)
+    expect_refused(folder, 65, ["train.epochs is '3', expected '5' (the cosine schedule depends on "
+                                "train.epochs)", f"--model.weights {path}."], {"train.epochs": 5})
+    result = trainer.run(*trainer.arguments({
+        **options, "train.epochs": 5, "run.out": tmp_path / "new", "model.weights": path}))
+    assert result.code == 0, "the advice is not good: " + result.stderr
+
+
+# ---- forged checkpoints: what a digest does not find ----
+
+def forge(path, change):
+    """Changes a checkpoint as `change(header, payload)` does, with the digest that then fits."""
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header, payload = json.loads(content[8:8 + length]), bytearray(content[8 + length:])
+    change(header, payload)
+    header["__metadata__"]["checkpoint.sha256"] = "0" * 64
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    forged = len(text).to_bytes(8, "little") + text + bytes(payload)
+    digest = hashlib.sha256(forged).hexdigest().encode()
+    key = b'"checkpoint.sha256":"'
+    path.write_bytes(forged.replace(key + b"0" * 64, key + digest, 1))
+
+
+def position(**changes):
+    def change(header, _):
+        texts = header["__metadata__"]
+        texts["position"] = json.dumps(json.loads(texts["position"]) | changes)
+    return change
+
+
+def count(name, value):
+    def change(header, payload):
+        begin, end = header[name]["data_offsets"]
+        payload[begin:end] = value.to_bytes(end - begin, "little", signed=True)
+    return change
+
+
+@pytest.mark.parametrize("change, says", [
+    (position(epoch=2**62), "position says 4611686018427387904"),
+    (position(epoch=0.7), "'0.7' for epoch"),
+    (position(epoch=-5), "'-5' for epoch"),
+    (position(epoch=1), "step 21 follows 3 whole epochs of 7 steps, and its position says 1"),
+    (position(epoch=3), "3 epochs of 301 samples do not make the 602"),
+    (position(samples=603), "do not make the 603"),
+    (position(samples=1e300), "for samples"),
+    (position(seconds=-1), "-1 seconds"),
+    (position(seconds="soon"), "position is"),
+    (position(csv_bytes=3), "expected 3 whole lines in them, found 0 and a part"),
+    (position(csv_bytes=-1), "'-1' for csv_bytes"),
+    (position(csv_bytes=2**64 - 1), "for csv_bytes"),
+    (position(csv_bytes=2**40), "checkpoint counts on 1099511627776"),
+    (position(jsonl_bytes=0), "expected 2 whole lines in them, found 0"),
+    (count("1.num_batches_tracked", -2**63), "1.num_batches_tracked is -9223372036854775808"),
+    (count("epoch.correct", -1), "epoch.correct is -1"),
+])
+def test_a_forged_checkpoint_is_refused(copy, change, says):
+    for path in checkpoints(copy)[:-1]:
+        path.unlink()
+    forge(checkpoints(copy)[-1], change)
+    expect_refused(copy, 65, [says])
+
+
+def test_a_checkpoint_forged_without_a_change_is_taken(copy, finished):
+    forge(checkpoints(copy)[-1], position())
+    (copy / "metadata.json").unlink()
+    expect_same(resumed(copy, {}), finished)
+
+
 @pytest.mark.parametrize("name", ["metrics.csv", "metrics.jsonl"])
 def test_metrics_that_were_cut_are_refused(copy, name):
     path = copy / name
@@ -290,17 +471,18 @@ def test_resume_needs_a_folder_and_excludes_overwrite(copy):
 
 
 @pytest.mark.parametrize("ranks", [None, 2])
-@pytest.mark.parametrize("made", [False, True])
-def test_without_a_run_and_a_configuration_it_is_refused(tmp_path, made, ranks):
-    """A mistyped folder does not train the defaults."""
-    folder = tmp_path / "none"
-    if made:
-        folder.mkdir()
-    result = trainer.run("--resume", f"--run.out={folder}", ranks=ranks)
-    assert result.code == 66, result.stderr
-    sentence = result.sentence()
-    assert f"{folder}' holds no run" in sentence and "--config" in sentence
-    assert list(tmp_path.iterdir()) == [folder] * made and not list(folder.glob("*"))
+def test_a_folder_without_a_run_is_not_begun_by_resume_alone(tmp_path, ranks):
+    """A mistyped folder, most likely."""
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made/notes.txt").write_text("mine")
+    for name in ("none", "made"):
+        result = trainer.run("--resume", f"--run.out={tmp_path / name}", "--data.name=synthetic",
+                             ranks=ranks)
+        assert result.code == 66
+        sentence = result.sentence()
+        assert str(tmp_path / name) in sentence and "holds no run" in sentence
+        assert "--config" in sentence
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["made", "notes.txt"]
 
 
 @pytest.mark.parametrize("made", [False, True])

@@ -100,6 +100,10 @@ def build(config, parts=1, inputs=784):
 
 
 def make_optimizer(train, parameters):
+    parameters = list(parameters)
+    if train["decay"] == "weights":  # the usual two groups
+        parameters = [{"params": [p for p in parameters if p.ndim > 1]},
+                      {"params": [p for p in parameters if p.ndim == 1], "weight_decay": 0}]
     get, settings = train.getfloat, {"weight_decay": train.getfloat("weight_decay")}
     if train["optimizer"] == "sgd":
         return torch.optim.SGD(parameters, momentum=get("momentum"), lr=1,
@@ -190,7 +194,8 @@ def train(config, initial, data, parts=1):
             for layer in model.modules():
                 if isinstance(layer, Dropout):
                     layer.step = step
-            optimizer.param_groups[0]["lr"] = learning_rate(options, step, len(batches))
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(options, step, len(batches))
             optimizer.zero_grad()
             loss = functional.cross_entropy(model(x[rows]), labels[rows])
             loss.backward()

@@ -38,6 +38,14 @@ CASES = {
                                  "train.adam_eps": 1e-6},
     "adamw, by cosine": {**ADAM, "train.optimizer": "adamw", "train.weight_decay": 0.05,
                          "train.schedule": "cosine", "train.beta1": 0.8, "train.beta2": 0.99},
+    "sgd with decay of weights alone": {"train.weight_decay": 0.03, "train.decay": "weights"},
+    "adam with decay of weights alone": {**ADAM, "train.weight_decay": 0.03,
+                                         "train.decay": "weights", "train.adam_eps": 1e-6},
+    "adamw with decay of weights alone": {**ADAM, "train.optimizer": "adamw", "train.decay":
+                                          "weights", "train.weight_decay": 0.5},
+    "layer norm, adamw with decay of weights alone": {
+        **ADAM, "norm.kind": "layer", "train.optimizer": "adamw", "train.decay": "weights",
+        "train.weight_decay": 0.5},
     "clipped, after a warm-up": {"train.clip": 0.5, "train.warmup_steps": 7,
                                  "train.schedule": "cosine"},
     "linear rule": {"train.lr_rule": "linear", "train.lr_reference": 256, "model.init": "he"},

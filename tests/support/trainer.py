@@ -105,9 +105,9 @@ class Run:
 
     @property
     def rows(self):
-        """metrics.csv as one dictionary of numbers per epoch."""
+        """metrics.csv as one dictionary of numbers per epoch; what was not measured is NaN."""
         with open(self.folder / "metrics.csv", newline="") as file:
-            return [{name: float(value) for name, value in row.items()}
+            return [{name: float(value or "nan") for name, value in row.items()}
                     for row in csv.DictReader(file)]
 
     def column(self, name):
