@@ -14,8 +14,12 @@ void mpi_check(int code, const char* call);
 /// call MPI without leaving itself or a peer waiting.
 bool mpi_usable() noexcept;
 
+/// True from MPI_Init on. Throws Error(kSystem) if MPI is finalised: it cannot start again.
+bool mpi_initialised();
+
 /// Collective over `comm`, which is duplicated and stays the caller's. `watchdog` (may be null)
-/// learns of its collectives.
+/// learns of its collectives. Where MPI gives less than MPI_THREAD_SERIALIZED, calls from another
+/// thread than the one that initialised MPI throw.
 CommPtr make_mpi_communicator(MPI_Comm comm, std::shared_ptr<Watchdog> watchdog);
 
 }  // namespace syncbn

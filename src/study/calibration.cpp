@@ -49,7 +49,7 @@ Speed speed_of(double few, double few_s, double many, double many_s) {
 }
 
 Speed calibrate(Runtime& runtime, const CommPtr& comm, at::Device device, const Plan& plan,
-                DataSets& data, Watchdog& watchdog) {
+                DataSets& data) {
   const CommPtr alone = comm->split(runtime.rank(), 0);
   Speed speed;
   agree(*runtime.world(), [&] {
@@ -64,7 +64,7 @@ Speed calibrate(Runtime& runtime, const CommPtr& comm, at::Device device, const 
         plan.cells.begin(), plan.cells.end(),
         [&](const Cell& a, const Cell& b) { return operations(a) < operations(b); });
     const auto measure = [&](const Cell& cell) {
-      watchdog.beat("calibration", 0);
+      runtime.watchdog().beat("calibration");
       return seconds_per_step(alone, device, cell.options.train, data.of(cell.options.train));
     };
     const double few = operations(*least), many = operations(*most);

@@ -3,7 +3,6 @@
 
 #include <string>
 
-#include "comm/watchdog.hpp"
 #include "study/plan.hpp"
 
 namespace syncbn {
@@ -24,6 +23,6 @@ Speed speed_of(double few, double few_s, double many, double many_s);
 /// Collective over the world. Rank 0 alone takes steps, for a fraction of a second each, of the
 /// cells whose steps take the fewest and the most operations.
 Speed calibrate(Runtime& runtime, const CommPtr& comm, at::Device device, const Plan& plan,
-                DataSets& data, Watchdog& watchdog);
+                DataSets& data);
 
 }  // namespace syncbn

@@ -136,6 +136,13 @@ std::string describe(const Plan& plan, DataSets& data, int ranks,
   return out.str();
 }
 
+// Other options on another rank would be another plan.
+std::string settings_text(const CommandLine& line) {
+  std::string text;
+  for (const auto& [key, value] : line.settings) text += concat("--", key, " ", value, "\n");
+  return text;
+}
+
 // Every rank must see the folder that rank 0 has made, since lanes share out trials through it.
 void create(Runtime& runtime, StudyFolder& folder, const std::string& text, const Json& json) {
   agree(*runtime.world(), [&] {
@@ -180,20 +187,21 @@ ProgramOptions study_program() {
 void run_study(Runtime& runtime, const CommandLine& line, const std::string& text) {
   // What to run, where, and on what.
   if (line.config.empty()) throw UsageError("a study needs a file: give it with --config");
+  agree_same(*runtime.world(), settings_text(line), "the command line");
   const auto experiments = parse_study(line, text, line.config);
   const Options& base = experiments.front().base.train;
-  Watchdog watchdog(concat("rank ", runtime.rank(), "/", runtime.size(), " ", runtime.host()),
-                    base.run.timeout);
+  runtime.watchdog().set_limit(base.run.timeout, Watched::kEverything);
+  runtime.watchdog().beat("choosing where to compute");
   agree_same(*runtime.world(), arithmetic(), "the arithmetic that a study needs alike");
   const Placement placement = choose_placement(runtime, base.run.device, base.run.backend);
   const ThreadPlan threads = plan_threads(runtime, static_cast<int>(base.run.threads));
   for (const std::string& warning : threads.warnings) log_warning(warning);
   const CommPtr comm = make_communicator(runtime, placement, base.run.timeout);
-  watchdog.beat("loading the data", 0);
+  runtime.watchdog().beat("loading the data");
   DataSets data(runtime);
   const Plan plan = make_plan(experiments, runtime.size(), data);
   if (line.dry_run) {
-    const Speed speed = calibrate(runtime, comm, placement.device, plan, data, watchdog);
+    const Speed speed = calibrate(runtime, comm, placement.device, plan, data);
     log_info(describe(plan, data, runtime.size(), speed) +
              "dry run: nothing was trained or written");
     return;
@@ -212,8 +220,7 @@ void run_study(Runtime& runtime, const CommandLine& line, const std::string& tex
 
   // The trials.
   const double start_s = unix_time();
-  const RunnerResult result =
-      run_trials(runtime, comm, placement.device, plan, data, folder, watchdog);
+  const RunnerResult result = run_trials(runtime, comm, placement.device, plan, data, folder);
   const double seconds = unix_time() - start_s;
   at::Tensor sums = at::tensor({static_cast<double>(result.ran), result.busy_s}, at::kDouble);
   runtime.world()->all_reduce(sums);

@@ -5,7 +5,6 @@
 #include "base/clock.hpp"
 #include "base/log.hpp"
 #include "comm/arithmetic.hpp"
-#include "comm/watchdog.hpp"
 #include "train/checkpointer.hpp"
 #include "train/description.hpp"
 #include "train/measurements.hpp"
@@ -56,16 +55,17 @@ void check_arithmetic(Runtime& runtime, const Options& options) {
 
 MetricsRow run_training(Runtime& runtime, const Options& options, const CommandLine& line) {
   // Where to compute, and on what.
-  Watchdog watchdog(concat("rank ", runtime.rank(), "/", runtime.size(), " ", runtime.host()),
-                    options.run.timeout);
+  Watchdog& watchdog = runtime.watchdog();
+  watchdog.set_limit(options.run.timeout, Watched::kEverything);
+  watchdog.beat("choosing where to compute");
   validate_for_ranks(options, runtime.size());
   check_arithmetic(runtime, options);
   const Placement placement = choose_placement(runtime, options.run.device, options.run.backend);
   const ThreadPlan threads = plan_threads(runtime, static_cast<int>(options.run.threads));
   const CommPtr comm = make_communicator(runtime, placement, options.run.timeout);
-  watchdog.beat("loading the data", 0);
+  watchdog.beat("loading the data");
   const Dataset data = load_dataset(runtime, options);
-  watchdog.beat("making the model", 0);
+  watchdog.beat("making the model");
   Trainer trainer(comm, options, data, placement.device);
   const Setting setting{options, runtime, placement, threads, data, trainer, line.words};
   log_info(describe(setting));
@@ -78,7 +78,7 @@ MetricsRow run_training(Runtime& runtime, const Options& options, const CommandL
   // The folder, before the first step, so that nothing is trained that cannot be kept.
   RunFolder folder(runtime, options, line);
   Checkpointer checkpointer(setting, trainer, folder);
-  watchdog.beat("resuming", 0);
+  watchdog.beat("resuming");
   const auto position = line.resume ? checkpointer.resume() : Checkpointer::Position{};
   folder.begin(options, position.metrics);
   folder.write_metadata(metadata_json(setting, "RUNNING"));
@@ -98,6 +98,7 @@ MetricsRow run_training(Runtime& runtime, const Options& options, const CommandL
     folder.write_metadata(metadata_json(setting, status));
   };
   try {
+    const Watchdog::HeedsStop heeds(watchdog);
     while (row.epoch < trainer.epochs_in_all()) {
       const auto next = run_epoch(trainer, row, setting);
       progress_line.clear();
@@ -118,6 +119,7 @@ MetricsRow run_training(Runtime& runtime, const Options& options, const CommandL
   }
 
   // What is kept.
+  watchdog.beat("writing the results");
   folder.write_model(to_safetensors(trainer.replica().state_dict(), {{"format", "pt"}}));
   folder.write_metadata(metadata_json(setting, "COMPLETE"));
   log_info("done     " + folder.path() + "/model.safetensors");
