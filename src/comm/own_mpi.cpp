@@ -3,6 +3,7 @@
 #include <c10/core/AutogradState.h>
 
 #include "comm/mpi_communicator.hpp"
+#include "comm/watchdog.hpp"
 
 namespace syncbn {
 

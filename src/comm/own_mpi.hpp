@@ -17,7 +17,6 @@
 #include <mpi.h>
 
 #include "comm/communicator.hpp"
-#include "comm/watchdog.hpp"
 
 namespace syncbn {
 

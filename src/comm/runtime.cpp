@@ -13,6 +13,7 @@
 #include "comm/lone_tasks.hpp"
 #include "comm/mpi_communicator.hpp"
 #include "comm/stop.hpp"
+#include "comm/watchdog.hpp"
 
 namespace syncbn {
 namespace {

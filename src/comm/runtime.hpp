@@ -13,7 +13,6 @@
 #include <vector>
 
 #include "comm/communicator.hpp"
-#include "comm/watchdog.hpp"
 
 namespace syncbn {
 
@@ -41,7 +40,7 @@ class Runtime {
   int local_size() const { return local_size_; }
   const std::string& host() const { return host_; }
 
-  /// That of this process: sets its limit, tells it of progress.
+  /// That of this process (comm/watchdog.hpp): sets its limit, tells it of progress.
   Watchdog& watchdog() { return *watchdog_; }
 
   /// Collective over the node. Zero-filled bytes, one copy per node, mapped into each of its ranks

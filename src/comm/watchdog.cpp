@@ -19,6 +19,7 @@ using Seconds = std::chrono::duration<double>;
 
 constexpr auto kRelaxed = std::memory_order_relaxed;
 constexpr Seconds kMostBetweenLooks(0.25);
+constexpr Seconds kStill(1);  // much longer than a busy machine takes to give a thread its turn
 constexpr Seconds kForOtherRanks(1);  // mpirun kills all soon after the first has gone
 const char kCollective[] = "a collective";
 
@@ -98,6 +99,11 @@ Watchdog::Pause::~Pause() {
   watchdog_.paused_ = false;
 }
 
+Watchdog::HeedsStop::~HeedsStop() {
+  if (termination_requested()) watchdog_.heeded_ = true;
+  watchdog_.heeds_stop_ = false;
+}
+
 std::string Watchdog::where() const {
   const int64_t step = step_;
   const std::string phase =
@@ -119,15 +125,24 @@ void Watchdog::say(const std::string& what) const {
   static_cast<void>(written);  // nothing is left to be done about it
 }
 
-void Watchdog::look(Seconds silent) {
-  const bool stuck = limit_s_ > 0 && 2 * silent.count() >= limit_s_ && !paused_;
-  if (termination_requested() && (stuck || !heeds_stop_)) {
-    if (stuck) {
-      say(concat("ended by SIGTERM after ", std::lround(silent.count()), " s without progress"));
-    }
-    std::signal(SIGTERM, SIG_DFL);
-    std::raise(SIGTERM);
+void Watchdog::heed_sigterm(Seconds silent, Seconds still) {
+  const auto long_enough = [&](Seconds time) {
+    return limit_s_ > 0 && 2 * time.count() >= limit_s_;
+  };
+  const bool stuck = !paused_ && long_enough(silent);
+  const bool stopped = long_enough(still);
+  if (!termination_requested() || ((heeds_stop_ || heeded_) && !stuck && !stopped)) return;
+  if (stopped) {
+    say(concat("stood still for ", std::lround(still.count()),
+               " s, as a stopped process does, and was ended by SIGTERM"));
+  } else if (stuck) {
+    say(concat("ended by SIGTERM after ", std::lround(silent.count()), " s without progress"));
   }
+  std::signal(SIGTERM, SIG_DFL);
+  std::raise(SIGTERM);
+}
+
+void Watchdog::end_if_over(Seconds silent) {
   const bool counts = !paused_ && (watched_ == Watched::kEverything || waits_for_ != nullptr);
   if (limit_s_ <= 0 || silent.count() < limit_s_ || !counts) return;
   say(concat("no progress for ", limit_s_, " s"));
@@ -138,16 +153,27 @@ void Watchdog::look(Seconds silent) {
 
 void Watchdog::watch() {
   uint64_t seen = beats_.load(kRelaxed);
-  auto since = Clock::now();
+  auto since = Clock::now(), looked = since, woke = since;
+  Seconds stood_still(0);
   std::unique_lock<std::mutex> lock(mutex_);
   while (!ends_) {
     const Seconds pause =
         limit_s_ > 0 ? std::min(Seconds(limit_s_ / 8), kMostBetweenLooks) : kMostBetweenLooks;
     wake_.wait_for(lock, pause);
+    const auto now = Clock::now();
     const uint64_t beats = beats_.load(kRelaxed);
-    if (beats != seen) since = Clock::now();
+    // Time in which this thread stood still as well counts against other ranks only. A process that
+    // was stopped is first continued, then ended, and may have moved on meanwhile.
+    if (now - looked > kStill) {
+      stood_still = now - looked;
+      since += now - looked;
+      woke = now;
+    }
+    looked = now;
+    if (beats != seen) since = now;
     seen = beats;
-    look(Clock::now() - since);
+    heed_sigterm(now - since, now - woke < kStill ? stood_still : Seconds(0));
+    end_if_over(now - since);
   }
 }
 

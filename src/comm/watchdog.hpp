@@ -22,9 +22,6 @@ enum class Watched {
   kEverything  ///< the time between two signs of progress
 };
 
-/// Seconds that a user's program may wait in one collective, unless something else is asked for.
-inline constexpr double kWaitLimitS = 600;
-
 /// While it lives: if there was no progress (a beat, the begin or the end of a wait) for the limit,
 /// it writes one line to stderr, stays for a second in which the other ranks write theirs, and
 /// calls _exit(124). mpirun then ends the job. A limit ≤ 0: never.
@@ -80,14 +77,14 @@ class Watchdog {
     Watchdog& watchdog_;
   };
 
-  /// While it lives, this process asks `stop_requested` at least once in each step, so that SIGTERM
-  /// need not end it.
+  /// While it lives, this process asks `stop_requested` at least once in each step, so that a
+  /// SIGTERM that comes now need not end it, nor later while it leaves in order.
   class HeedsStop {
    public:
     explicit HeedsStop(Watchdog& watchdog) noexcept : watchdog_(watchdog) {
       watchdog_.heeds_stop_ = true;
     }
-    ~HeedsStop() { watchdog_.heeds_stop_ = false; }
+    ~HeedsStop();
     HeedsStop(const HeedsStop&) = delete;
     HeedsStop& operator=(const HeedsStop&) = delete;
 
@@ -97,7 +94,8 @@ class Watchdog {
 
  private:
   void watch();
-  void look(std::chrono::duration<double> silent);
+  void heed_sigterm(std::chrono::duration<double> silent, std::chrono::duration<double> still);
+  void end_if_over(std::chrono::duration<double> silent);
   std::string where() const;
   void say(const std::string& what) const;
 
@@ -108,7 +106,7 @@ class Watchdog {
   std::atomic<const char*> phase_{"start"};
   std::atomic<int64_t> step_{-1};
   std::atomic<uint64_t> beats_{0};
-  std::atomic<bool> paused_{false}, heeds_stop_{false};
+  std::atomic<bool> paused_{false}, heeds_stop_{false}, heeded_{false};
   // What is waited for, null while computing, and the last collective. The watching thread reads
   // them when nothing has moved for long, so that they belong together.
   std::atomic<const char*> waits_for_{nullptr};

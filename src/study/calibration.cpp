@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "base/clock.hpp"
+#include "comm/watchdog.hpp"
 #include "train/trainer.hpp"
 
 namespace syncbn {

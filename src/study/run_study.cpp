@@ -11,6 +11,7 @@
 #include "base/digest.hpp"
 #include "base/log.hpp"
 #include "comm/arithmetic.hpp"
+#include "comm/watchdog.hpp"
 #include "study/calibration.hpp"
 #include "study/runner.hpp"
 #include "train/description.hpp"

@@ -10,6 +10,7 @@
 #include "base/log.hpp"
 #include "comm/arithmetic.hpp"
 #include "comm/stop.hpp"
+#include "comm/watchdog.hpp"
 #include "study/trial.hpp"
 #include "train/description.hpp"
 

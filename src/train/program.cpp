@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <iostream>
 
+#include "comm/watchdog.hpp"
 #include "train/description.hpp"
 
 namespace syncbn {

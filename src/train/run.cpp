@@ -5,6 +5,7 @@
 #include "base/clock.hpp"
 #include "base/log.hpp"
 #include "comm/arithmetic.hpp"
+#include "comm/watchdog.hpp"
 #include "train/checkpointer.hpp"
 #include "train/description.hpp"
 #include "train/measurements.hpp"

@@ -14,6 +14,7 @@
 
 #include "comm/runtime.hpp"
 #include "comm/stop.hpp"
+#include "comm/watchdog.hpp"
 
 namespace syncbn {
 namespace {
