@@ -2,10 +2,15 @@
 #include "comm/stop.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <csignal>
+#include <cstdio>
+#include <optional>
 
+#include "comm/watchdog.hpp"
 #include "support/job.hpp"
 
 namespace syncbn {
@@ -38,6 +43,48 @@ TEST(Stop, OtherSignalsStillEnd) {
     _exit(1);
   };
   EXPECT_EXIT(act(), testing::KilledBySignal(SIGINT), "");
+}
+
+// Elsewhere than in a loop that heeds it, as in one that hangs, SIGTERM ends the process.
+TEST(Stop, TheWatchdogEndsOnSigtermWhatDoesNotHeedIt) {
+  const auto act = [](bool heeds) {
+    install_stop_signals();
+    Watchdog watchdog("a test", /*limit_s=*/0);
+    std::optional<Watchdog::HeedsStop> scope;
+    if (heeds) scope.emplace(watchdog);
+    std::raise(SIGTERM);
+    usleep(1'000'000);
+    _exit(stop_requested() ? 7 : 1);
+  };
+  EXPECT_EXIT(act(false), testing::KilledBySignal(SIGTERM), "^$");
+  EXPECT_EXIT(act(true), testing::ExitedWithCode(7), "^$");
+}
+
+TEST(Stop, ASignalThatWaitedSinceTheProgramWasLoadedArrives) {
+  const auto act = [] {
+    sigset_t both;
+    sigemptyset(&both);
+    for (const int signal : {SIGUSR1, SIGTERM}) sigaddset(&both, signal);
+    sigprocmask(SIG_BLOCK, &both, nullptr);  // as apps/early_signals.cpp does
+    std::raise(SIGUSR1);
+    if (stop_requested()) _exit(1);
+    install_stop_signals();
+    _exit(stop_requested() && !termination_requested() ? 7 : 2);
+  };
+  EXPECT_EXIT(act(), testing::ExitedWithCode(7), "");
+}
+
+TEST(Stop, AWriteBeyondTheLimitOfFileSizeFails) {
+  const auto act = [] {
+    install_stop_signals();
+    const rlimit limit{10, 10};
+    if (setrlimit(RLIMIT_FSIZE, &limit) != 0) _exit(1);
+    FILE* file = std::tmpfile();
+    const std::string text(100, 'x');
+    if (file == nullptr || write(fileno(file), text.data(), text.size()) != 10) _exit(2);
+    _exit(write(fileno(file), text.data(), 1) == -1 && errno == EFBIG ? 7 : 3);
+  };
+  EXPECT_EXIT(act(), testing::ExitedWithCode(7), "");
 }
 
 TEST(Stop, AReadIsNotInterrupted) {

@@ -43,6 +43,9 @@ struct CheckRule;
 class Watchdog;
 using CommPtr = std::shared_ptr<Communicator>;
 
+/// Seconds that a rank of a user's program may wait in one collective, unless it asks for others.
+inline constexpr double kWaitLimitS = 600;
+
 class Communicator {
  public:
   Communicator(const Communicator&) = delete;

@@ -54,6 +54,10 @@ class MpiCommunicator final : public Communicator {
   MpiCommunicator(MPI_Comm comm, std::shared_ptr<Watchdog> watchdog,
                   std::shared_ptr<CheckRule> rule)
       : Communicator(std::move(watchdog), make_mpi_contract(comm, std::move(rule))), comm_(comm) {
+    int level = MPI_THREAD_SINGLE;
+    mpi_check(MPI_Query_thread(&level), "MPI_Query_thread");
+    one_thread_ = level < MPI_THREAD_SERIALIZED;
+    mpi_check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     mpi_check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
     mpi_check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
   }
@@ -70,7 +74,7 @@ class MpiCommunicator final : public Communicator {
     if (size_ == 1 || t.numel() == 0) return;
     at::Tensor host = to_host(t);
     mpi_check(MPI_Allreduce(MPI_IN_PLACE, host.data_ptr(), mpi_count(host.numel()), type,
-                            mpi_op(op), comm_),
+                            mpi_op(op), comm()),
               "MPI_Allreduce");
     if (!host.is_same(t)) t.copy_(host);
   }
@@ -86,7 +90,7 @@ class MpiCommunicator final : public Communicator {
     const int count = mpi_count(t.numel());
     at::Tensor host = out.is_cpu() ? out : staging(out);
     host.view({size_, -1}).select(0, rank_).copy_(t.view({-1}));
-    mpi_check(MPI_Allgather(MPI_IN_PLACE, count, type, host.data_ptr(), count, type, comm_),
+    mpi_check(MPI_Allgather(MPI_IN_PLACE, count, type, host.data_ptr(), count, type, comm()),
               "MPI_Allgather");
     if (!host.is_same(out)) out.copy_(host);
   }
@@ -101,13 +105,13 @@ class MpiCommunicator final : public Communicator {
     }
     const int count = mpi_count(t.numel() / size_);
     if (t.is_cpu()) {
-      mpi_check(
-          MPI_Alltoall(t.const_data_ptr(), count, type, out.mutable_data_ptr(), count, type, comm_),
-          "MPI_Alltoall");
+      mpi_check(MPI_Alltoall(t.const_data_ptr(), count, type, out.mutable_data_ptr(), count, type,
+                             comm()),
+                "MPI_Alltoall");
       return;
     }
     at::Tensor host = to_host(t);  // exchanged in place: one staging buffer serves both ways
-    mpi_check(MPI_Alltoall(MPI_IN_PLACE, count, type, host.mutable_data_ptr(), count, type, comm_),
+    mpi_check(MPI_Alltoall(MPI_IN_PLACE, count, type, host.mutable_data_ptr(), count, type, comm()),
               "MPI_Alltoall");
     out.copy_(host.view_as(out));
   }
@@ -117,7 +121,7 @@ class MpiCommunicator final : public Communicator {
     check_root(root, size_);
     if (size_ == 1 || t.numel() == 0) return;
     at::Tensor host = to_host(t);
-    mpi_check(MPI_Bcast(host.data_ptr(), mpi_count(host.numel()), type, root, comm_), "MPI_Bcast");
+    mpi_check(MPI_Bcast(host.data_ptr(), mpi_count(host.numel()), type, root, comm()), "MPI_Bcast");
     if (!host.is_same(t)) t.copy_(host);
   }
 
@@ -125,12 +129,12 @@ class MpiCommunicator final : public Communicator {
   void wait(const DeviceMark& mark) override { mark.wait(); }
 
   void do_barrier() override {
-    if (size_ > 1) mpi_check(MPI_Barrier(comm_), "MPI_Barrier");
+    if (size_ > 1) mpi_check(MPI_Barrier(comm()), "MPI_Barrier");
   }
 
   CommPtr do_split(int color, int key) override {
     MPI_Comm part = MPI_COMM_NULL;
-    mpi_check(MPI_Comm_split(comm_, color < 0 ? MPI_UNDEFINED : color, key, &part),
+    mpi_check(MPI_Comm_split(comm(), color < 0 ? MPI_UNDEFINED : color, key, &part),
               "MPI_Comm_split");
     if (part == MPI_COMM_NULL) return nullptr;
     return std::make_shared<MpiCommunicator>(part, watchdog(),
@@ -138,7 +142,8 @@ class MpiCommunicator final : public Communicator {
   }
 
   int64_t do_max_on_host(int64_t value) override {
-    mpi_check(MPI_Allreduce(MPI_IN_PLACE, &value, 1, MPI_INT64_T, MPI_MAX, comm_), "MPI_Allreduce");
+    mpi_check(MPI_Allreduce(MPI_IN_PLACE, &value, 1, MPI_INT64_T, MPI_MAX, comm()),
+              "MPI_Allreduce");
     return value;
   }
 
@@ -146,14 +151,14 @@ class MpiCommunicator final : public Communicator {
     const auto ranks = static_cast<size_t>(size_);
     std::vector<int> lengths(ranks), starts(ranks + 1);
     const int length = mpi_count(static_cast<int64_t>(text.size()));
-    mpi_check(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, comm_),
+    mpi_check(MPI_Allgather(&length, 1, MPI_INT, lengths.data(), 1, MPI_INT, comm()),
               "MPI_Allgather");
     mpi_count(std::accumulate(lengths.begin(), lengths.end(), int64_t{0}));
     std::partial_sum(lengths.begin(), lengths.end(), starts.begin() + 1);
     std::string all(static_cast<size_t>(starts.back()), '\0');
     if (!all.empty()) {
       mpi_check(MPI_Allgatherv(text.data(), length, MPI_CHAR, all.data(), lengths.data(),
-                               starts.data(), MPI_CHAR, comm_),
+                               starts.data(), MPI_CHAR, comm()),
                 "MPI_Allgatherv");
     }
     std::vector<std::string> texts(ranks);
@@ -164,6 +169,17 @@ class MpiCommunicator final : public Communicator {
   }
 
  private:
+  /// For each call: the thread that may make it is looked at where MPI makes a difference.
+  MPI_Comm comm() const {
+    if (!one_thread_) return comm_;
+    int main = 0;
+    mpi_check(MPI_Is_thread_main(&main), "MPI_Is_thread_main");
+    if (main != 0) return comm_;
+    throw Error(
+        "A communicator was called from a thread that did not initialise MPI, which needs "
+        "MPI_THREAD_SERIALIZED or more from MPI_Init_thread.");
+  }
+
   static MPI_Datatype checked_type(const at::Tensor& t) {
     check_sendable(t);
     return mpi_type(t.scalar_type());
@@ -189,7 +205,8 @@ class MpiCommunicator final : public Communicator {
 
   MPI_Comm comm_;
   int rank_ = 0, size_ = 1;
-  at::Tensor staging_;  // uint8
+  bool one_thread_ = false;  // all calls come from the thread that initialised MPI
+  at::Tensor staging_;       // uint8
 };
 
 }  // namespace
@@ -208,6 +225,14 @@ void mpi_check(int code, const char* call) {
                      "; the ranks have handed in unequally many elements, or are in "
                      "different collectives: run.check = full says which, before data move"),
               ExitCode::kDisagree);
+}
+
+bool mpi_initialised() {
+  int up = 0, down = 0;
+  mpi_check(MPI_Initialized(&up), "MPI_Initialized");
+  mpi_check(MPI_Finalized(&down), "MPI_Finalized");
+  if (down != 0) throw Error("MPI is finalised and cannot start again.", ExitCode::kSystem);
+  return up != 0;
 }
 
 bool mpi_usable() noexcept {

@@ -15,6 +15,7 @@
 #include "comm/mpi_communicator.hpp"
 #include "comm/overlap.hpp"
 #include "comm/poll.hpp"
+#include "comm/watchdog.hpp"
 
 namespace syncbn {
 namespace {
@@ -193,6 +194,7 @@ class NcclCommunicator final : public Communicator {
   }
 
   void wait(const DeviceMark& mark) override {
+    const Watchdog::Waiting waiting(watchdog().get(), "the device");
     poll_through([&] { return ready(); }, [&] { return mark.passed(); }, limit_s_,
                  "the GPU's work");
   }

@@ -19,9 +19,14 @@ namespace syncbn {
 /// Owns MPI (MPI_THREAD_SERIALIZED; MPI_ERRORS_RETURN; only the main thread calls it). One per
 /// process. Turns off autograd's per-device threads, so that collectives inside a backward stay on
 /// the calling thread and in order.
+///
+/// If the program has initialised MPI already, then it also finalises it, after this Runtime has
+/// gone; comm/own_mpi.hpp says what such a program has to keep to, and makes communicators of its
+/// own MPI_Comm without a Runtime.
 class Runtime {
  public:
-  Runtime(int& argc, char**& argv);
+  /// `watchdog` watches MPI's start, every wait in a collective, and MPI_Finalize.
+  Runtime(int& argc, char**& argv, std::shared_ptr<Watchdog> watchdog);
   ~Runtime();
   Runtime(const Runtime&) = delete;
   Runtime& operator=(const Runtime&) = delete;
@@ -35,6 +40,9 @@ class Runtime {
   int local_size() const { return local_size_; }
   const std::string& host() const { return host_; }
 
+  /// That of this process (comm/watchdog.hpp): sets its limit, tells it of progress.
+  Watchdog& watchdog() { return *watchdog_; }
+
   /// Collective over the node. Zero-filled bytes, one copy per node, mapped into each of its ranks
   /// (MPI_Win_allocate_shared). Local rank 0 fills them, then all call node_barrier(). The memory
   /// lives as long as the last copy of the pointer, and no longer than this Runtime.
@@ -47,6 +55,7 @@ class Runtime {
 
  private:
   struct State;  // MPI handles; MPI's header stays inside comm/*.cpp
+  std::shared_ptr<Watchdog> watchdog_;
   std::unique_ptr<State> state_;
   CommPtr world_;
   int local_rank_ = 0, local_size_ = 1;
@@ -58,11 +67,18 @@ class Runtime {
 /// - It throws UsageError: every rank has thrown it; rank 0 prints one line, all finalise.
 /// - It throws otherwise: this rank prints one line, prefixed [rank r/R host], and MPI_Abort with
 ///   the exception's code ends the job: no peer is left waiting.
-/// MPI has 120 s to start, or SYNCBN_START_TIMEOUT seconds (0: no limit); then a watchdog ends this
-/// process with 124, and mpirun the job. Which rank is missing only mpirun could tell.
-/// From its start on, SIGUSR1 and SIGTERM only ask to stop: `body` heeds `stop_requested`
-/// (comm/stop.hpp).
-int guarded_main(int argc, char** argv, const std::function<int(Runtime&)>& body);
+/// No rank waits for ever: a watchdog (comm/watchdog.hpp) ends this process with 124, and mpirun
+/// the job, when MPI has not started within 120 s (SYNCBN_START_TIMEOUT seconds; 0: no limit), or
+/// when this rank has waited in one collective or in MPI_Finalize for `wait_limit` seconds (the
+/// environment's SYNCBN_TIMEOUT comes first; 0: no limit). What a rank computes may take as long as
+/// it likes. runtime.watchdog().set_limit sets other limits, and has computing watched too.
+///
+/// Tasks that a launcher has started together and MPI sees as jobs of one rank each are refused
+/// with code 64. From the start on, SIGUSR1 only asks to stop: `body` heeds `stop_requested`
+/// (comm/stop.hpp). So does SIGTERM while a Watchdog::HeedsStop lives; otherwise it ends the
+/// process.
+int guarded_main(int argc, char** argv, const std::function<int(Runtime&)>& body,
+                 double wait_limit = kWaitLimitS);
 
 /// Where a rank computes and by what it talks.
 struct Placement {

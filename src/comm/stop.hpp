@@ -5,7 +5,7 @@
 //   SIGUSR1                  sent on to every rank; mpirun waits, and the ranks' exit code is the
 //                            job's. This is the signal to stop a job with: `kill -USR1` of mpirun's
 //                            process, or under Slurm `--signal=B:USR1@120` with a trap in the batch
-//                            script that signals mpirun. Before the handler is installed, it kills.
+//                            script that signals mpirun.
 //   SIGTERM, SIGINT, SIGHUP  ranks get SIGTERM and, a second later, SIGKILL; the job's code is 1
 //                            whatever they return. What is saved within that second is kept; a save
 //                            that is cut short leaves the checkpoint before it.
@@ -16,12 +16,17 @@
 namespace syncbn {
 
 /// From now on SIGUSR1 and SIGTERM ask this process to stop instead of ending it, however often
-/// they come; whoever calls this must heed `stop_requested`. Call it before MPI_Init, so that no
-/// moment is left in which SIGUSR1 kills the job. SIGINT stays as it is.
+/// they come; one that waited since the program was loaded (apps/early_signals.cpp) arrives now.
+/// Whoever calls this must heed `stop_requested`; the watchdog (comm/watchdog.hpp) ends the process
+/// on SIGTERM where nobody does. SIGINT stays as it is. SIGXFSZ is ignored, so that a write beyond
+/// a limit of file size fails instead, with a sentence.
 void install_stop_signals();
 
 /// Has a signal asked this process to stop? Never false again once true. Ranks hear of a signal at
 /// different moments, so let them agree at the end of a step before any acts on it. Any thread.
 bool stop_requested() noexcept;
+
+/// Was one of those signals SIGTERM? Any thread.
+bool termination_requested() noexcept;
 
 }  // namespace syncbn

@@ -3,31 +3,62 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <chrono>
+#include <cmath>
+#include <csignal>
+#include <cstdlib>
 #include <utility>
 
 #include "base/clock.hpp"
 #include "base/error.hpp"
+#include "comm/stop.hpp"
 
 namespace syncbn {
 namespace {
 
+using Seconds = std::chrono::duration<double>;
+
 constexpr auto kRelaxed = std::memory_order_relaxed;
+constexpr Seconds kMostBetweenLooks(0.25);
+constexpr Seconds kStill(1);  // much longer than a busy machine takes to give a thread its turn
+constexpr Seconds kForOtherRanks(1);  // mpirun kills all soon after the first has gone
+const char kCollective[] = "a collective";
+
+double seconds_of(const char* variable, double otherwise) {
+  const char* text = std::getenv(variable);
+  if (text == nullptr) return otherwise;
+  char* end = nullptr;
+  const double seconds = std::strtod(text, &end);
+  if (end != text && *end == '\0' && seconds >= 0) return seconds;
+  throw UsageError(concat(variable, " is '", text, "', expected seconds (0: no limit)."));
+}
 
 }  // namespace
 
-Watchdog::Watchdog(std::string who, double limit_s) : who_(std::move(who)), limit_s_(limit_s) {
-  if (limit_s_ > 0) thread_ = std::thread([this] { watch(); });
-}
+Watchdog::Watchdog(std::string who, double limit_s, Watched watched)
+    : who_(std::move(who)), limit_s_(limit_s), watched_(watched), thread_([this] { watch(); }) {}
 
 Watchdog::~Watchdog() {
-  if (!thread_.joinable()) return;
   {
     const std::lock_guard<std::mutex> lock(mutex_);
-    stop_ = true;
+    ends_ = true;
   }
   wake_.notify_one();
   thread_.join();
+}
+
+void Watchdog::set_limit(double limit_s, Watched watched) {
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    limit_s_ = limit_s;
+    watched_ = watched;
+  }
+  beats_.fetch_add(1, kRelaxed);
+  wake_.notify_one();
+}
+
+void Watchdog::set_name(std::string who) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  who_ = std::move(who);
 }
 
 void Watchdog::beat(const char* phase, int64_t step) noexcept {
@@ -44,46 +75,115 @@ void Watchdog::enter(const CollectiveCall& call, uint64_t number, int ranks) noe
   layer_.store(call.purpose.layer, kRelaxed);
   elements_.store(call.elements, kRelaxed);
   dtype_.store(call.dtype, kRelaxed);
-  inside_.store(true, kRelaxed);
+  waits_for_.store(kCollective, kRelaxed);
   beats_.fetch_add(1, kRelaxed);
 }
 
 void Watchdog::leave() noexcept {
-  inside_.store(false, kRelaxed);
+  waits_for_.store(nullptr, kRelaxed);
   beats_.fetch_add(1, kRelaxed);
 }
 
+Watchdog::Waiting::Waiting(Watchdog* watchdog, const char* what) noexcept : watchdog_(watchdog) {
+  if (watchdog_ == nullptr) return;
+  watchdog_->waits_for_.store(what, kRelaxed);
+  watchdog_->beats_.fetch_add(1, kRelaxed);
+}
+
+Watchdog::Waiting::~Waiting() {
+  if (watchdog_ != nullptr) watchdog_->leave();
+}
+
+Watchdog::Pause::~Pause() {
+  watchdog_.beats_.fetch_add(1, kRelaxed);
+  watchdog_.paused_ = false;
+}
+
+Watchdog::HeedsStop::~HeedsStop() {
+  if (termination_requested()) watchdog_.heeded_ = true;
+  watchdog_.heeds_stop_ = false;
+}
+
 std::string Watchdog::where() const {
-  const std::string phase = concat("'", phase_.load(), "' of step ", step_.load());
-  const uint64_t number = number_.load();
-  if (number == 0) return concat("in ", phase);
-  const CollectiveCall call{kind_, {what_, layer_}, elements_, dtype_};
-  const std::string last =
-      concat("collective ", number, " of ", ranks_.load(), " ranks (", describe(call), ")");
-  return inside_ ? concat("waiting in ", last, " in ", phase)
-                 : concat("computing in ", phase, ", after ", last);
+  const int64_t step = step_;
+  const std::string phase =
+      concat("'", phase_.load(), "'", step < 0 ? "" : concat(" of step ", step));
+  std::string last;
+  if (const uint64_t number = number_; number > 0) {
+    const CollectiveCall call{kind_, {what_, layer_}, elements_, dtype_};
+    last = concat("collective ", number, " of ", ranks_.load(), " ranks (", describe(call), ")");
+  }
+  const char* waits_for = waits_for_;
+  if (waits_for == kCollective) return concat("waiting in ", last, " in ", phase);
+  return concat(waits_for == nullptr ? "computing" : concat("waiting for ", waits_for), " in ",
+                phase, last.empty() ? "" : ", after " + last);
+}
+
+void Watchdog::say(const std::string& what) const {
+  const std::string line = concat(who_, ": ", what, ": ", where(), "\n");
+  const auto written = write(STDERR_FILENO, line.data(), line.size());
+  static_cast<void>(written);  // nothing is left to be done about it
+}
+
+void Watchdog::heed_sigterm(Seconds silent, Seconds still) {
+  const auto long_enough = [&](Seconds time) {
+    return limit_s_ > 0 && 2 * time.count() >= limit_s_;
+  };
+  const bool stuck = !paused_ && long_enough(silent);
+  const bool stopped = long_enough(still);
+  if (!termination_requested() || ((heeds_stop_ || heeded_) && !stuck && !stopped)) return;
+  if (stopped) {
+    say(concat("stood still for ", std::lround(still.count()),
+               " s, as a stopped process does, and was ended by SIGTERM"));
+  } else if (stuck) {
+    say(concat("ended by SIGTERM after ", std::lround(silent.count()), " s without progress"));
+  }
+  std::signal(SIGTERM, SIG_DFL);
+  std::raise(SIGTERM);
+}
+
+void Watchdog::end_if_over(Seconds silent) {
+  const bool counts = !paused_ && (watched_ == Watched::kEverything || waits_for_ != nullptr);
+  if (limit_s_ <= 0 || silent.count() < limit_s_ || !counts) return;
+  say(concat("no progress for ", limit_s_, " s"));
+  std::this_thread::sleep_for(kForOtherRanks);
+  // _exit, not exit or abort: destructors of a stuck process would wait for what it waits for.
+  _exit(static_cast<int>(ExitCode::kWatchdog));
 }
 
 void Watchdog::watch() {
-  const std::chrono::duration<double> limit(limit_s_);
-  const auto look_again = std::min(limit / 8, std::chrono::duration<double>(1));
   uint64_t seen = beats_.load(kRelaxed);
-  auto since = Clock::now();
+  auto since = Clock::now(), looked = since, woke = since;
+  Seconds stood_still(0);
   std::unique_lock<std::mutex> lock(mutex_);
-  while (!wake_.wait_for(lock, look_again, [this] { return stop_; })) {
+  while (!ends_) {
+    const Seconds pause =
+        limit_s_ > 0 ? std::min(Seconds(limit_s_ / 8), kMostBetweenLooks) : kMostBetweenLooks;
+    wake_.wait_for(lock, pause);
+    const auto now = Clock::now();
     const uint64_t beats = beats_.load(kRelaxed);
-    const std::chrono::duration<double> silent = Clock::now() - since;
-    if (beats != seen || paused_) {
-      seen = beats;
-      since = Clock::now();
-    } else if (silent >= limit) {
-      const std::string line = concat(who_, " no progress for ", limit_s_, " s, ", where(), "\n");
-      const auto written = write(STDERR_FILENO, line.data(), line.size());
-      static_cast<void>(written);  // nothing is left to be done about it
-      // _exit, not exit or abort: destructors of a stuck process would wait for what it waits for.
-      _exit(static_cast<int>(ExitCode::kWatchdog));
+    // Time in which this thread stood still as well counts against other ranks only. A process that
+    // was stopped is first continued, then ended, and may have moved on meanwhile.
+    if (now - looked > kStill) {
+      stood_still = now - looked;
+      since += now - looked;
+      woke = now;
     }
+    looked = now;
+    if (beats != seen) since = now;
+    seen = beats;
+    heed_sigterm(now - since, now - woke < kStill ? stood_still : Seconds(0));
+    end_if_over(now - since);
   }
+}
+
+double start_limit_s() {
+  constexpr double kStartLimitS = 120;
+  return seconds_of("SYNCBN_START_TIMEOUT", kStartLimitS);
+}
+
+double wait_limit_s(double otherwise) {
+  return seconds_of("SYNCBN_TIMEOUT", otherwise);
 }
 
 }  // namespace syncbn

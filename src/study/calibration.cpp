@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "base/clock.hpp"
+#include "comm/watchdog.hpp"
 #include "train/trainer.hpp"
 
 namespace syncbn {
@@ -161,7 +162,7 @@ std::vector<std::string> doubts_of(const std::vector<Block>& blocks, int threads
 }
 
 Calibration calibrate(Runtime& runtime, const CommPtr& comm, at::Device device, const Plan& plan,
-                      DataSets& data, Watchdog& watchdog) {
+                      DataSets& data) {
   const CommPtr alone = comm->split(runtime.rank(), 0, {"each rank alone"});
   Calibration found;
   agree(*runtime.world(), {"calibrating"}, [&] {
@@ -170,7 +171,7 @@ Calibration calibrate(Runtime& runtime, const CommPtr& comm, at::Device device, 
         plan.cells.begin(), plan.cells.end(), [&](const Cell& a, const Cell& b) {
           return operations_of_step(a, data) < operations_of_step(b, data);
         });
-    found = measure(alone, device, *least, *most, data, watchdog);
+    found = measure(alone, device, *least, *most, data, runtime.watchdog());
   });
   return found;
 }

@@ -4,7 +4,6 @@
 #include <string>
 #include <vector>
 
-#include "comm/watchdog.hpp"
 #include "study/plan.hpp"
 
 namespace syncbn {
@@ -42,6 +41,6 @@ std::vector<std::string> doubts_of(const std::vector<Block>& blocks, int threads
 /// Collective over the world. Rank 0 alone takes steps, about two seconds of them, of the cells
 /// whose steps take the fewest and the most operations, in turns.
 Calibration calibrate(Runtime& runtime, const CommPtr& comm, at::Device device, const Plan& plan,
-                      DataSets& data, Watchdog& watchdog);
+                      DataSets& data);
 
 }  // namespace syncbn

@@ -162,16 +162,17 @@ ProgramOptions study_program() {
 void run_study(Runtime& runtime, const CommandLine& line, const std::string& text) {
   // What to run, where, and on what.
   if (line.config.empty()) throw UsageError("a study needs a file: give it with --config");
+  agree_same(*runtime.world(), settings_text(line), "the command line");
   const auto experiments = parse_study(line, text, line.config);
   const Options& base = experiments.front().base.train;
-  Watchdog watchdog(concat("rank ", runtime.rank(), "/", runtime.size(), " ", runtime.host()),
-                    base.run.timeout);
+  runtime.watchdog().set_limit(base.run.timeout, Watched::kEverything);
+  runtime.watchdog().beat("choosing where to compute");
   agree_same(*runtime.world(), arithmetic(), "the arithmetic that a study needs alike");
   const Placement placement = choose_placement(runtime, base.run.device, base.run.backend);
   const ThreadPlan threads = plan_threads(runtime, static_cast<int>(base.run.threads));
   for (const std::string& warning : threads.warnings) log_warning(warning);
   const CommPtr comm = make_communicator(runtime, placement, base.run.timeout);
-  watchdog.beat("loading the data", 0);
+  runtime.watchdog().beat("loading the data");
   DataSets data(runtime);
   const Plan plan = make_plan(experiments, runtime.size(), data);
 
@@ -189,7 +190,7 @@ void run_study(Runtime& runtime, const CommandLine& line, const std::string& tex
     plan_text = PlanText(plan, data, folder);
   });
   if (line.dry_run) {
-    const Calibration speed = calibrate(runtime, comm, placement.device, plan, data, watchdog);
+    const Calibration speed = calibrate(runtime, comm, placement.device, plan, data);
     log_info(plan_text.table(speed) + plan_text.cells() +
              "dry run: nothing was trained or written");
     return;
@@ -200,8 +201,7 @@ void run_study(Runtime& runtime, const CommandLine& line, const std::string& tex
 
   // The trials.
   const double start_s = unix_time();
-  const RunnerResult result =
-      run_trials(runtime, comm, placement.device, plan, data, folder, watchdog);
+  const RunnerResult result = run_trials(runtime, comm, placement.device, plan, data, folder);
   const double seconds = unix_time() - start_s;
   at::Tensor sums = at::tensor({static_cast<double>(result.ran), result.busy_s}, at::kDouble);
   runtime.world()->all_reduce(sums, ReduceOp::kSum, {"trials that ranks have run"});

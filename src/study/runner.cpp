@@ -10,6 +10,7 @@
 #include "base/log.hpp"
 #include "comm/arithmetic.hpp"
 #include "comm/stop.hpp"
+#include "comm/watchdog.hpp"
 #include "study/trial.hpp"
 #include "train/description.hpp"
 
@@ -160,14 +161,13 @@ struct Phase {
 class Runner {
  public:
   Runner(Runtime& runtime, CommPtr comm, at::Device device, const Plan& plan, DataSets& data,
-         StudyFolder& folder, Watchdog& watchdog)
+         StudyFolder& folder)
       : runtime_(runtime),
         comm_(std::move(comm)),
         device_(device),
         plan_(plan),
         data_(data),
         folder_(folder),
-        watchdog_(watchdog),
         queue_(plan, data, folder),
         progress_(runtime, queue_) {}
 
@@ -180,7 +180,7 @@ class Runner {
       progress_.set_lanes(runtime_.size() / ranks);
       run_phase(make_phase(ranks));
       // Lanes see the end within a look of one another; on a request to stop, each after its step.
-      const Watchdog::Pause others_watch_theirs(watchdog_);
+      const Watchdog::Pause others_watch_theirs(runtime_.watchdog());
       result_.stopped =
           runtime_.world()->max_on_host(result_.stopped ? 1 : 0, {"requests to stop"}) != 0;
       if (result_.stopped) break;
@@ -203,9 +203,10 @@ class Runner {
   }
 
   void run_phase(const Phase& phase) {
+    const Watchdog::HeedsStop heeds(runtime_.watchdog());
     auto wait = kLeastWait;
     for (;;) {
-      beat(phase, "looking for a trial", 0);
+      beat(phase, "looking for a trial", -1);
       if (stop_requested()) result_.stopped = true;
       const Next next = phase.lane.comm == nullptr ? watch(phase) : next_of(phase);
       if (next.end) return;
@@ -222,7 +223,7 @@ class Runner {
   }
 
   void beat(const Phase& phase, const char* what, int64_t step) {
-    watchdog_.beat(what, step);
+    runtime_.watchdog().beat(what, step);
     // For the progress line; not while training, whose time is measured.
     const bool looks = runtime_.rank() == 0 && std::string_view(what) != "training";
     if (looks && seconds_since(looked_) > kBetweenLooks) {
@@ -332,7 +333,6 @@ class Runner {
   const Plan& plan_;
   DataSets& data_;
   StudyFolder& folder_;
-  Watchdog& watchdog_;
   Queue queue_;
   Progress progress_;
   std::unique_ptr<FileLock> lock_;  // of the trial under way
@@ -344,8 +344,8 @@ class Runner {
 }  // namespace
 
 RunnerResult run_trials(Runtime& runtime, const CommPtr& comm, at::Device device, const Plan& plan,
-                        DataSets& data, StudyFolder& folder, Watchdog& watchdog) {
-  return Runner(runtime, comm, device, plan, data, folder, watchdog).run();
+                        DataSets& data, StudyFolder& folder) {
+  return Runner(runtime, comm, device, plan, data, folder).run();
 }
 
 }  // namespace syncbn

@@ -9,7 +9,6 @@
 #pragma once
 
 #include "comm/runtime.hpp"
-#include "comm/watchdog.hpp"
 #include "study/study_folder.hpp"
 
 namespace syncbn {
@@ -25,6 +24,6 @@ struct RunnerResult {
 /// for tensors on `device`. Throws Error on the rank where a trial fails for another reason than
 /// divergence, naming the trial: the job ends, and goes on from there when it is started again.
 RunnerResult run_trials(Runtime& runtime, const CommPtr& comm, at::Device device, const Plan& plan,
-                        DataSets& data, StudyFolder& folder, Watchdog& watchdog);
+                        DataSets& data, StudyFolder& folder);
 
 }  // namespace syncbn

@@ -3,14 +3,17 @@
 #include <filesystem>
 #include <iostream>
 
+#include "comm/watchdog.hpp"
 #include "train/description.hpp"
 
 namespace syncbn {
 namespace {
 
-// What the ranks must agree on before one of them stops early or writes.
-std::string flags_text(const CommandLine& line) {
-  std::string text;
+// What the ranks must agree on before one of them stops early or writes. The configuration by its
+// path: hosts may have copies of it, of which rank 0's counts.
+std::string line_text(const CommandLine& line) {
+  std::string text = line.config.empty() ? "no --config" : "--config " + line.config;
+  text += "\n";
   for_each_flag(line, [&](const char* name, bool value, const char*) {
     text += concat("--", name, ": ", value, "\n");
   });
@@ -48,10 +51,13 @@ void print_once(const Runtime& runtime, const std::string& text) {
 
 std::optional<CommandLine> read_command_line(Runtime& runtime, int argc, char** argv,
                                              const ProgramOptions& program) {
+  runtime.watchdog().set_limit(start_limit_s(), Watched::kEverything);
+  runtime.watchdog().beat("reading the command line");
+  agree_same(*runtime.world(), program.name, "the program that they run");
   CommandLine line;
   agree(*runtime.world(), {"reading the command line"},
         [&] { line = parse_command_line(argc, argv, program); });
-  agree_same(*runtime.world(), flags_text(line), "the command line");
+  agree_same(*runtime.world(), line_text(line), "the command line");
   if (!line.help && !line.version) return line;
   print_once(runtime, line.help ? help_text(program) : version_text());
   return std::nullopt;
@@ -65,6 +71,7 @@ std::string config_text(Runtime& runtime, CommandLine& line) {
     });
     line.config = runtime.world()->gather_text(own, {"the configuration file's name"}).front();
   }
+  runtime.watchdog().beat("reading the configuration file");
   std::string text;
   agree(*runtime.world(), {"reading the configuration file"}, [&] {
     if (runtime.rank() == 0 && !line.config.empty()) text = read_config(line.config);
@@ -74,6 +81,7 @@ std::string config_text(Runtime& runtime, CommandLine& line) {
 
 std::optional<Options> read_options(Runtime& runtime, const CommandLine& line,
                                     const std::string& config) {
+  runtime.watchdog().beat("reading the options");
   Options options;
   agree(*runtime.world(), {"parsing the options"}, [&] {
     options = parse_options(line, config, line.config);

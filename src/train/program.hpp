@@ -10,9 +10,10 @@
 
 namespace syncbn {
 
-/// Collective. The command line, flags alike on all ranks; nothing if it asked for --help or
-/// --version, which rank 0 has then printed. Throws UsageError on all ranks: 64, or 76 if the flags
-/// differ.
+/// Collective. The command line, its flags and --config alike on all ranks; nothing if it asked for
+/// --help or --version, which rank 0 has then printed. From here on the watchdog watches everything
+/// that the program does, until its options are known by SYNCBN_START_TIMEOUT. Throws UsageError on
+/// all ranks: 64, or 76 if the programs, the flags or the paths of --config differ.
 std::optional<CommandLine> read_command_line(Runtime& runtime, int argc, char** argv,
                                              const ProgramOptions& program);
 

@@ -137,6 +137,7 @@ MetricsRow run_epochs(Trainer& trainer, Setting& setting, RunFolder& folder,
     log_info(console_row(row));
   };
   try {
+    const Watchdog::HeedsStop heeds(watchdog);
     if (only_evaluates(trainer, setting.options)) {
       row = evaluate_only(trainer, setting, start);
       keep_row();
@@ -167,17 +168,18 @@ MetricsRow run_epochs(Trainer& trainer, Setting& setting, RunFolder& folder,
 
 MetricsRow run_training(Runtime& runtime, const Options& asked, const CommandLine& line) {
   // Where to compute, and on what.
-  Watchdog watchdog(concat("rank ", runtime.rank(), "/", runtime.size(), " ", runtime.host()),
-                    asked.run.timeout);
+  Watchdog& watchdog = runtime.watchdog();
+  watchdog.set_limit(asked.run.timeout, Watched::kEverything);
+  watchdog.beat("choosing where to compute");
   validate_for_ranks(asked, runtime.size());
   check_arithmetic(runtime, asked);
   const Placement placement = choose_placement(runtime, asked.run.device, asked.run.backend);
   const ThreadPlan threads = plan_threads(runtime, static_cast<int>(asked.run.threads));
   const CommPtr comm = make_communicator(runtime, placement, asked.run.timeout);
-  watchdog.beat("loading the data", 0);
+  watchdog.beat("loading the data");
   const Dataset data = load_dataset(runtime, asked);
   const Options options = with_data_dir(asked, data);
-  watchdog.beat("making the model", 0);
+  watchdog.beat("making the model");
   Trainer trainer(comm, options, data, placement.device);
   Setting setting{options, runtime, placement, threads, data, trainer, line.words};
   log_info(describe(setting));
@@ -196,7 +198,7 @@ MetricsRow run_training(Runtime& runtime, const Options& asked, const CommandLin
   // The folder, before the first step, so that nothing is trained that cannot be kept.
   RunFolder folder(runtime, options, line);
   Checkpointer checkpointer(setting, trainer, folder);
-  watchdog.beat("resuming", 0);
+  watchdog.beat("resuming");
   const auto position = line.resume ? checkpointer.resume() : Checkpointer::Position{};
   if (position.finished) return {};
   if (position.resumed) setting.weights_sha256 = position.weights_sha256;
@@ -207,6 +209,7 @@ MetricsRow run_training(Runtime& runtime, const Options& asked, const CommandLin
   const MetricsRow row = run_epochs(trainer, setting, folder, checkpointer, position, watchdog);
 
   // What is kept.
+  watchdog.beat("writing the results");
   if (measured_on(options) != "test" && !std::isnan(row.test_loss)) {
     log_info(test_line(row, setting));
   }

@@ -11,6 +11,7 @@
 #include "base/digest.hpp"
 #include "base/log.hpp"
 #include "comm/arithmetic.hpp"
+#include "comm/watchdog.hpp"
 #include "train/trainer.hpp"
 
 namespace syncbn {
@@ -21,8 +22,9 @@ constexpr int kPairs = 15;           // of blocks that are timed by turns
 constexpr int64_t kBlockSteps = 20;  // of one block
 constexpr size_t kDigits = 16;       // of a digest that are shown
 
-void take_steps(Trainer& trainer, int64_t count) {
+void take_steps(Trainer& trainer, int64_t count, Watchdog& watchdog) {
   for (int64_t i = 0; i < count; ++i) {
+    watchdog.beat("self-check", trainer.step());
     const int64_t k = trainer.step() % trainer.steps_per_epoch();
     if (k == 0) trainer.start_epoch(trainer.step() / trainer.steps_per_epoch());
     trainer.train_step(k);
@@ -30,11 +32,11 @@ void take_steps(Trainer& trainer, int64_t count) {
 }
 
 // Seconds of a block of steps on all ranks.
-double time_block(Trainer& trainer, Communicator& comm, at::Device device) {
+double time_block(Trainer& trainer, Communicator& comm, at::Device device, Watchdog& watchdog) {
   comm.wait(device);
   comm.barrier({"timing of a block"});
   const auto start = Clock::now();
-  take_steps(trainer, kBlockSteps);
+  take_steps(trainer, kBlockSteps, watchdog);
   comm.wait(device);
   comm.barrier({"timing of a block"});
   return seconds_since(start);
@@ -59,6 +61,8 @@ Options synthetic(Options options, int ranks) {
 }  // namespace
 
 void self_check(Runtime& runtime, const Options& asked) {
+  runtime.watchdog().set_limit(asked.run.timeout, Watched::kEverything);
+  runtime.watchdog().beat("self-check");
   const Options options = synthetic(asked, runtime.size());
   validate_for_ranks(options, runtime.size());
   const Placement placement = choose_placement(runtime, options.run.device, options.run.backend);
@@ -78,7 +82,7 @@ void self_check(Runtime& runtime, const Options& asked) {
   std::vector<std::string> digests, names;
   const auto check = [&](const std::string& name, const CommPtr& comm) {
     Trainer trainer(comm, options, data, placement.device);
-    take_steps(trainer, kSteps);
+    take_steps(trainer, kSteps, runtime.watchdog());
     for (const std::string& digest : runtime.world()->gather_text(
              sha256({trainer.replica().digests()}), {"digests of the models"})) {
       digests.push_back(digest);
@@ -96,11 +100,14 @@ void self_check(Runtime& runtime, const Options& asked) {
   Options quick = options;
   quick.run.reduce = "fast";
   Trainer canonical(all, options, data, placement.device), fast(all, quick, data, placement.device);
+  const auto time = [&](Trainer& trainer) {
+    return time_block(trainer, *all, placement.device, runtime.watchdog());
+  };
   std::vector<double> ratios, seconds;
   for (int pair = 0; pair <= kPairs; ++pair) {
     const bool first = pair % 2 == 0;  // who goes first: by turns
-    const double a = time_block(first ? canonical : fast, *all, placement.device);
-    const double b = time_block(first ? fast : canonical, *all, placement.device);
+    const double a = time(first ? canonical : fast);
+    const double b = time(first ? fast : canonical);
     if (pair == 0) continue;  // buffers are made
     ratios.push_back(first ? a / b : b / a);
     seconds.push_back((first ? a : b) / static_cast<double>(kBlockSteps));

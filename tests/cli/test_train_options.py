@@ -90,6 +90,11 @@ TestRefusals = refusal_tests(CASES)
     (["--norm.batch", 64], ["--norm.batch", 32], ("norm.batch = 64", "norm.batch = 32")),
     (["--dry-run"], [], ("--dry-run",)),
     ([], ["--help"], ("--help",)),
+    (["--config", "configs/smoke.ini"], ["--config", "configs/main.ini"],
+     ("'--config configs/smoke.ini'", "'--config configs/main.ini'")),
+    (["--config", "configs/smoke.ini"], ["--config", "/nonexistent.ini"], ("/nonexistent.ini",)),
+    (["--config", "configs/smoke.ini"], [], ("'--config configs/smoke.ini'", "'no --config'")),
+    ([], ["--config", "configs/smoke.ini"], ("'--config configs/smoke.ini'", "'no --config'")),
 ])
 def test_ranks_that_disagree(tmp_path, first, second, says):
     result = trainer.run("--run.out", tmp_path / "out", ranks=[first, second], timeout=30)
@@ -97,6 +102,18 @@ def test_ranks_that_disagree(tmp_path, first, second, says):
     assert "rank 1" in result.sentence()
     assert all(part in result.sentence() for part in says), result.sentence()
     assert not (tmp_path / "out").exists()
+
+
+def test_the_configuration_is_rank_0s_copy(tmp_path):
+    """Hosts may hold copies of one path: the first host's counts for all."""
+    for folder, batch in [("first", 8), ("second", 16)]:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "own.ini").write_text(f"[train]\nbatch = {batch}\n")
+    ranks = [["-n", "1", "--wdir", str(tmp_path / folder), trainer.PROGRAM, "--config", "own.ini",
+              "--print-config"] for folder in ("first", "second")]
+    result = trainer.run(program="mpirun", *ranks[0], ":", *ranks[1])
+    assert result.code == 0, result.stderr
+    assert "batch = 8\n" in result.stdout
 
 
 @pytest.mark.parametrize("wrong", [["--train.lr", "fast"], ["--train.bacth", 1]])

@@ -24,12 +24,12 @@ class RankVerdict : public testing::EmptyTestEventListener {
   explicit RankVerdict(Runtime& runtime)
       : comm_(runtime.world()->split(0, runtime.rank())),
         who_(concat("[rank ", comm_->rank(), "/", comm_->size(), "] ")),
-        deadline_(who_ + "test over its deadline:", kTestDeadlineS) {}
+        deadline_(who_ + "test over its deadline", kTestDeadlineS) {}
 
  private:
   void OnTestStart(const testing::TestInfo& info) override {
     test_ = concat(info.test_suite_name(), ".", info.name());
-    deadline_.beat(info.name(), 0);
+    deadline_.beat(info.name());
   }
 
   // GoogleTest calls this under its lock: nothing here may ask it for anything.
@@ -49,7 +49,7 @@ class RankVerdict : public testing::EmptyTestEventListener {
     agreeing_ = true;
     if (!ranks.empty() && !info.result()->Failed()) ADD_FAILURE() << "failed on rank" << ranks;
     agreeing_ = false;
-    deadline_.beat("between tests", 0);
+    deadline_.beat("between tests");
   }
 
   CommPtr comm_;

@@ -1,6 +1,6 @@
-// A program that ends in the way it is told to: `runtime_probe WAY`. runtime_test runs it under
-// mpiexec and looks at what remains. The rank that goes wrong is the last one; in the way "absent"
-// it is stopped before it starts MPI.
+// A program that ends in the way it is told to: `runtime_probe WAY [LIMIT]`, LIMIT being that of
+// guarded_main. runtime_test runs it under mpiexec and looks at what remains. The rank that goes
+// wrong is the last one; in the way "absent" it is stopped before it starts MPI.
 #include <ATen/ATen.h>
 #include <c10/util/Exception.h>
 #include <unistd.h>
@@ -8,6 +8,7 @@
 #include <csignal>
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
 #include <stdexcept>
 #include <thread>
 
@@ -38,6 +39,20 @@ void wait_for_others(Watchdog& watchdog) {
   std::this_thread::sleep_for(std::chrono::duration<double>(2 * kWatchdogS));
 }
 
+/// Ways in which the program has set no limit of its own.
+int probe_a_user(Runtime& runtime, const std::string& way, bool last) {
+  if (way == "user_computes") {
+    std::this_thread::sleep_for(std::chrono::duration<double>(2 * kWatchdogS));
+    return 0;
+  }
+  if (way == "user_stuck" && last) stay();
+  if (way == "user_early" && last) return 0;
+  if (way == "user_frozen" && last) std::raise(SIGSTOP);
+  at::Tensor t = at::zeros({7}, at::kFloat);
+  runtime.world()->all_reduce(t, ReduceOp::kSum, {"gradients"});
+  return 0;
+}
+
 /// Works on until every rank has heard of the signal that rank 0 sends to their common mpiexec.
 int work_until_stopped(Runtime& runtime) {
   for (int step = 0; runtime.rank() == 0 && step < 2; ++step) {
@@ -54,7 +69,6 @@ int work_until_stopped(Runtime& runtime) {
 
 int probe(Runtime& runtime, const std::string& way) {
   const bool last = runtime.rank() == runtime.size() - 1;
-  const std::string who = concat("[rank ", runtime.rank(), "]");
   runtime.world()->barrier();
   if (runtime.rank() == 0) std::puts("ready");
   std::fflush(stdout);
@@ -76,7 +90,26 @@ int probe(Runtime& runtime, const std::string& way) {
     if (last) throw Error("in the middle");
     part->barrier();
   }
-  Watchdog watchdog(who, way == "off" ? 0 : kWatchdogS);
+  if (way == "frozen_at_the_end") {
+    runtime.watchdog().set_limit(kWatchdogS, Watched::kEverything);
+    if (last) std::raise(SIGSTOP);
+    return 0;
+  }
+  if (way == "node") {
+    runtime.watchdog().set_limit(kWatchdogS, Watched::kWaits);
+    if (last) stay();
+    runtime.node_barrier();
+  }
+  if (way == "terminated" || way == "terminated_and_heeds") {
+    std::optional<Watchdog::HeedsStop> heeds;
+    if (way == "terminated_and_heeds") heeds.emplace(runtime.watchdog());
+    if (last) std::raise(SIGTERM);
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+    return static_cast<int>(ExitCode::kStopped);
+  }
+  if (way.rfind("user", 0) == 0) return probe_a_user(runtime, way, last);
+  Watchdog& watchdog = runtime.watchdog();
+  watchdog.set_limit(way == "off" ? 0 : kWatchdogS, Watched::kEverything);
   if (way == "slow" || way == "off") {
     if (way == "slow") work_slowly(watchdog);
     if (way == "off") std::this_thread::sleep_for(std::chrono::duration<double>(2 * kWatchdogS));
@@ -91,7 +124,7 @@ int probe(Runtime& runtime, const std::string& way) {
     if (last) stay();
   }
   if (way == "early" && last) return 0;  // leaves its peers in a collective
-  runtime.world()->barrier();
+  runtime.world()->barrier({"the end of the probe", 2});
   stay();
 }
 
@@ -106,8 +139,9 @@ bool launched_last() {
 }  // namespace syncbn
 
 int main(int argc, char** argv) {
-  const std::string way = argc == 2 ? argv[1] : "";
+  const std::string way = argc >= 2 ? argv[1] : "";
+  const double limit = argc >= 3 ? std::atof(argv[2]) : syncbn::kWaitLimitS;
   if (way == "absent" && syncbn::launched_last()) std::raise(SIGSTOP);
   return syncbn::guarded_main(
-      argc, argv, [&](syncbn::Runtime& runtime) { return syncbn::probe(runtime, way); });
+      argc, argv, [&](syncbn::Runtime& runtime) { return syncbn::probe(runtime, way); }, limit);
 }

@@ -84,9 +84,9 @@ def start(*words, ranks=None, timeout=120, prefix=(), program=PROGRAM, **setting
     """The running process; its stdout and stderr are pipes of text."""
     return subprocess.Popen([*prefix,
                              *command(*words, ranks=ranks, timeout=timeout, program=program)],
-                            stdin=subprocess.DEVNULL, text=True, env=environment(),
+                            stdin=subprocess.DEVNULL, text=True,
                             **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "cwd": ROOT,
-                               **settings})
+                               "env": environment(), **settings})
 
 
 def run(*words, timeout=120, **settings):
