@@ -8,15 +8,18 @@ from pathlib import Path
 from report import page
 from report.checks import all_checks
 from report.claims import all_claims
-from report.results import ReportError, load, unwritable
+from report.command_line import Parser
+from report.files import ReportError, print_any_name, unwritable
+from report.results import load
 
 
 def main() -> int:
-    folders = [Path(argument) for argument in sys.argv[1:]]
-    if not folders:
-        print("report: no study's folder named; usage: python -m report FOLDER [FOLDER …]",
-              file=sys.stderr)
-        return 64
+    parser = Parser("report", "Turns the results of a study into one page, FOLDER/report/index.html "
+                    "of the first folder, and prints its path.")
+    parser.add_argument("folders", metavar="FOLDER", nargs="+", type=Path,
+                        help="one that syncbn-study has written; more than one share the page")
+    folders = parser.parse_args().folders
+    print_any_name()
     try:
         results = load(folders)
         verdicts = all_claims(results) + all_checks(results)

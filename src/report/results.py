@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
-from report import shapes
+from report import files, shapes
+from report.files import ReportError, Unfit
 
 FORMAT = 1  # of study.json
 FINISHED = ("COMPLETE", "DIVERGED")
@@ -51,28 +50,12 @@ TABLES = {
                     "gradient_norm2", "noise"],
     "units": ["step", "unit", "p15", "p50", "p85"],
 }
-TEXT = {column: str for column in ("name", "type", "trial", "stage", "status", "host")}
+TEXT = ("name", "type")  # columns of them that are no numbers
 # Options that older studies lack, and what held in them; columns that they did not measure.
 ADDED_OPTIONS = {"data.augment": "none"}
 ADDED_COLUMNS = ("shard_variance_noise", "initial_weight")
 # Files that a study writes anew by themselves; any other is of a trial and is lost with it.
 ALONE = ("study.json", "cell.json", "tuning.json")
-
-
-class ReportError(Exception):
-    """One sentence for the user: which folder or file, what is wrong, what to do. `code` is the
-    program's exit code: 65 for damaged data, 66 for data that are not there, 73
-    for output that cannot be written."""
-
-    def __init__(self, sentence: str, code: int = 65):
-        super().__init__(sentence)
-        self.code = code
-
-
-def unwritable(path: Path, error: OSError) -> ReportError:
-    return ReportError(f"'{path}' cannot be written ({error.strerror}: '{error.filename}'): it "
-                       "must be a folder, or free for one, on a disk with room that you may "
-                       "write to.", 73)
 
 
 @dataclass(frozen=True)
@@ -164,7 +147,7 @@ def _read_study(folder: Path) -> dict:
                           "that syncbn-study has written, such as runs/study-smoke.", 66)
     study = _read_json(folder / "study.json", {"format": object})
     if study["format"] != FORMAT:
-        raise ReportError(f"'{folder / 'study.json'}' has format {study['format']}, and this "
+        raise ReportError(f"'{folder / 'study.json'}' has format {shapes.short(str(study['format']))}, and this "
                           f"report reads format {FORMAT}: use the report of the version that wrote "
                           "it, or run the study again.")
     _check(folder / "study.json", study, shapes.STUDY)
@@ -174,6 +157,11 @@ def _read_study(folder: Path) -> dict:
 def _refuse_repeated(study: dict, others: list[dict]) -> None:
     """Trials are known by experiment, cell and name, which two studies may share."""
     names = {experiment["name"] for experiment in study["experiments"]}
+    cells = [(experiment["name"], cell["cell"]) for experiment in study["experiments"]
+             for cell in experiment["cells"]]
+    if len(names) < len(study["experiments"]) or len(set(cells)) < len(cells):
+        raise _damaged(Path(study["folder"]) / "study.json",
+                       Unfit("it names an experiment, or a cell, twice"))
     for other in others:
         shared = names & {experiment["name"] for experiment in other["experiments"]}
         if shared:
@@ -206,9 +194,9 @@ def _read_cell(study: dict, experiment: dict, planned: dict, rows: dict, tables:
 def _trials_begun(cell: Path) -> list[Path]:
     """Their metadata.json."""
     try:
-        names = sorted(os.listdir(cell)) if _there(cell) else []
-    except OSError as error:
-        raise _unreadable(cell, error) from error
+        names = files.names_in(cell)
+    except Unfit as unfit:
+        raise _damaged(cell, unfit) from unfit
     return [path for name in names if _there(path := cell / name / "metadata.json")]
 
 
@@ -232,7 +220,7 @@ def _read_trial(path: Path, where: dict, cell: dict, tuning: dict | None, rows: 
     }
     measured = {name: _read_table(path.parent, name) for name in TABLES}
     if metadata["status"] == "COMPLETE" and measured["measurements"] is None:
-        raise _damaged(path.parent / "measurements.csv", "it is not there")
+        raise _damaged(path.parent / "measurements.csv", Unfit("it is not there", 66))
     for name, table in measured.items():
         if table is not None:
             tables[name].append(table.assign(id=trial["id"]))
@@ -279,72 +267,41 @@ def _is_planned(trial: dict, experiment: dict) -> bool:
 
 def _read_table(folder: Path, name: str) -> pd.DataFrame | None:
     path = folder / f"{name}.csv"
-    return _read_csv(path, TABLES[name]) if _there(path) else None
+    try:
+        return files.read_csv(path, TABLES[name], TEXT, ADDED_COLUMNS) if _there(path) else None
+    except Unfit as unfit:
+        raise _damaged(path, unfit) from unfit
 
 
-def _damaged(path: Path, why: str) -> ReportError:
+def _damaged(path: Path, unfit: Unfit) -> ReportError:
+    if unfit.forbidden:
+        return ReportError(f"'{path}' cannot be read, since {unfit}: give yourself the right to, or "
+                           "report as a user who has it.", unfit.code)
     lost = path if path.name in ALONE else path.parent
-    return ReportError(f"'{path}' cannot be read, since {why}: remove '{lost}' and run the study "
-                       "again, which makes anew what is not there.")
-
-
-def _unreadable(path: Path, error: OSError) -> ReportError:
-    """Of what is there: something else in its place, or without the right to read it."""
-    if isinstance(error, PermissionError):
-        return ReportError(f"'{path}' may not be read ({error.strerror}): give yourself the right "
-                           "to, or report as a user who has it.")
-    return _damaged(path, f"something else is in its place ({error.strerror})")
+    return ReportError(f"'{path}' cannot be read, since {unfit}: remove '{lost}' and run the study "
+                       "again, which makes anew what is not there.", unfit.code)
 
 
 def _there(path: Path) -> bool:
-    """Whether anything is, be it a file or not. Throws ReportError if that may not be known."""
+    """Whether anything is, be it a file or not."""
     try:
-        path.lstat()
-    except (FileNotFoundError, NotADirectoryError):
-        return False
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    return True
+        return files.there(path)
+    except Unfit as unfit:
+        raise _damaged(path, unfit) from unfit
 
 
 def _read_json(path: Path, shape: dict) -> dict:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, f"it is damaged ({error})") from error
-    _check(path, value, shape)
-    return value
+        return files.read_json(path, shape)
+    except Unfit as unfit:
+        raise _damaged(path, unfit) from unfit
 
 
 def _check(path: Path, value: object, shape: dict) -> None:
-    if wrong := shapes.misfit(value, shape):
-        raise _damaged(path, wrong)
-
-
-def _read_csv(path: Path, columns: list[str]) -> pd.DataFrame:
     try:
-        frame = pd.read_csv(path, dtype=TEXT, encoding="utf-8")
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    except ValueError as error:
-        raise _damaged(path, f"it is damaged ({' '.join(str(error).split())})") from error
-    for column in columns:
-        if column not in frame and column in ADDED_COLUMNS:
-            continue
-        if column not in frame:
-            raise _damaged(path, f"it has no column '{column}'")
-        if column in TEXT:
-            continue
-        values = frame[column]
-        if pd.api.types.is_numeric_dtype(values):
-            continue
-        frame[column] = pd.to_numeric(values, errors="coerce")
-        bad = values[frame[column].isna() & values.notna()]
-        if len(bad):
-            raise _damaged(path, f"column '{column}' holds '{bad.iloc[0]}', which is no number")
-    return frame
+        files.check(value, shape)
+    except Unfit as unfit:
+        raise _damaged(path, unfit) from unfit
 
 
 def _frame(rows: list[dict], columns: list[str]) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 
 import pandas as pd
@@ -87,7 +88,7 @@ def busy(results: Results, study: dict) -> str:
         return "not known: no trial says when it ran"
     trials = trials.sort_values("started")
     end = trials["first_rank"] + trials["ranks"]
-    if _at_once(trials, int(end.max())):
+    if _at_once(trials):
         return "not known: two jobs ran at once"
     until = trials["finished"].cummax()  # the end of all trials so far
     before = until.shift(fill_value=trials["started"].iloc[0])
@@ -101,9 +102,9 @@ def busy(results: Results, study: dict) -> str:
     return f"{used / (span * ranks):.0%} of the time in which any trial ran"
 
 
-def _at_once(trials: pd.DataFrame, ranks: int) -> bool:
-    """Whether one rank had two trials at one time."""
-    for rank in range(ranks):
+def _at_once(trials: pd.DataFrame) -> bool:
+    """Whether one rank had two trials at one time. Of two that meet, one begins at such a rank."""
+    for rank in trials["first_rank"].unique():
         own = trials[(trials["first_rank"] <= rank)
                      & (rank < trials["first_rank"] + trials["ranks"])]
         if (own["started"] < own["finished"].cummax().shift() - CLOCKS).any():
@@ -146,7 +147,8 @@ def versions(results: Results, study: dict) -> list[tuple[str, str]]:
             for name, files in study.get("data", {}).items() for file, digest in files.items()]
     plain = [(key, value if isinstance(value, str) else json.dumps(value))
              for key, value in study.get("versions", {}).items()]
-    return [("study", study["name"]), ("folder", study["folder"]),
+    folder = os.fsencode(study["folder"]).decode(errors="replace")
+    return [("study", study["name"]), ("folder", folder),
             ("command", str(study.get("command", ""))),
             ("started", str(study.get("started", ""))), ("device", str(study.get("device", ""))),
             ("arithmetic", str(study.get("arithmetic", ""))),

@@ -1,10 +1,11 @@
 """`python -m report.tensorboard FOLDER`: writes the curves of a study or of trainings as event
-files, below FOLDER/tensorboard, one run per trial, and prints that folder."""
+files, below FOLDER/tensorboard, one run per trial, and prints that folder. Studies within a folder of
+trainings are left out, and named."""
 
 from __future__ import annotations
 
 import datetime
-import json
+import os
 import shutil
 import sys
 from collections.abc import Iterator
@@ -15,11 +16,18 @@ from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
-from report.results import ReportError, load, unwritable
+from report import files
+from report.command_line import Parser
+from report.files import ReportError, Unfit, print_any_name, unwritable
+from report.results import load
 
 OWN = "tensorboard"  # the folder that this program writes, and empties of event files first
 # Columns that say where on a curve a row is.
 POSITION = ("id", "step", "epoch", "samples", "seconds")
+# Of a training's metadata.json, what is read here.
+TRAINING = {"started?": str}
+# Tags that a column's name would not tell.
+TAGS = {"met_loss": "loss/train_as_met"}
 
 
 def convert(folder: Path) -> tuple[Path, int]:
@@ -28,7 +36,7 @@ def convert(folder: Path) -> tuple[Path, int]:
         raise ReportError(f"'{folder}' is not a folder: name one that syncbn-study or syncbn-train "
                           "has written.", 66)
     out, runs = folder / OWN, 0
-    runs_of = _trials(folder) if (folder / "study.json").is_file() else _trainings(folder)
+    runs_of = _trials(folder) if _holds(folder, "study.json") else _trainings(folder)
     for name, rows, started in runs_of:
         try:
             if runs == 0:
@@ -62,24 +70,49 @@ def _trials(folder: Path) -> Iterator[tuple[str, pd.DataFrame, float]]:
         yield trial.id, rows, _unix_time(trial.started)
 
 
+def studies_within(folder: Path) -> list[str]:
+    """The folders of studies below a folder that is none itself; their curves are left out."""
+    if _holds(folder, "study.json"):
+        return []
+    return [path.parent.relative_to(folder).as_posix() for path in _below(folder, "study.json")]
+
+
+def _below(folder: Path, name: str) -> list[Path]:
+    """Whatever has this name in the folder or below it, be it a file or not; links to folders are
+    not followed."""
+    return sorted(Path(at) / name for at, folders, others in os.walk(folder)
+                  if name in folders or name in others)
+
+
+def _holds(folder: Path, name: str) -> bool:
+    try:
+        return files.there(folder / name)
+    except Unfit as unfit:
+        raise _unfit(folder / name, unfit) from unfit
+
+
+def _unfit(path: Path, unfit: Unfit) -> ReportError:
+    return ReportError(f"'{path}' cannot be read, since {unfit}: remove '{path.parent}', or name "
+                       "another folder.", unfit.code)
+
+
 def _trainings(folder: Path) -> Iterator[tuple[str, pd.DataFrame, float]]:
     """The folder's own training, or all those below it."""
-    for path in sorted(folder.rglob("metrics.csv")):
+    for path in _below(folder, "metrics.csv"):
         if OWN in path.relative_to(folder).parts:
             continue
         try:
-            rows = pd.read_csv(path)
-            metadata = path.parent / "metadata.json"
-            held = json.loads(metadata.read_text()) if metadata.exists() else {}
-        except (OSError, ValueError, RecursionError) as error:
-            why = " ".join(str(error).split())
-            raise ReportError(f"'{path.parent}' cannot be read, since {why}: remove that folder, "
-                              "or name another.") from error
-        started = held.get("started", "") if isinstance(held, dict) else ""
-        if "step" not in rows:
-            raise ReportError(f"'{path}' has no column 'step': it is no training's metrics.csv; "
-                              "remove it, or name another folder.")
-        yield path.parent.relative_to(folder).as_posix(), rows, _unix_time(started)
+            rows = files.read_csv(path, ["step"], growing=True)
+            if "seconds" in rows:
+                rows = files.read_csv(path, ["step", "seconds"], growing=True)
+        except Unfit as unfit:
+            raise _unfit(path, unfit) from unfit
+        metadata = path.parent / "metadata.json"
+        try:
+            held = files.read_json(metadata, TRAINING) if _holds(path.parent, metadata.name) else {}
+        except Unfit as unfit:
+            raise _unfit(metadata, unfit) from unfit
+        yield (path.parent.relative_to(folder).as_posix(), rows, _unix_time(held.get("started")))
 
 
 def _write_run(folder: Path, rows: pd.DataFrame, started: float) -> None:
@@ -87,6 +120,8 @@ def _write_run(folder: Path, rows: pd.DataFrame, started: float) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     writer = EventFileWriter(str(folder))
     columns = [c for c in rows if c not in POSITION and pd.api.types.is_numeric_dtype(rows[c])]
+    if "seconds" in rows:
+        rows = rows.fillna({"seconds": 0.0})
     for row in rows.to_dict("records"):
         values = [Summary.Value(tag=_tag(column), simple_value=row[column])
                   for column in columns if pd.notna(row[column])]
@@ -99,6 +134,8 @@ def _write_run(folder: Path, rows: pd.DataFrame, started: float) -> None:
 def _tag(column: str) -> str:
     """val_running_loss becomes loss/val_running, so that one group holds all losses."""
     before, _, last = column.rpartition("_")
+    if column in TAGS:
+        return TAGS[column]
     return f"{last}/{before}" if last in ("loss", "accuracy", "error") and before else column
 
 
@@ -108,21 +145,28 @@ def _unix_time(started: object) -> float:
         return float(started)
     try:
         return datetime.datetime.fromisoformat(str(started)).timestamp()
-    except ValueError:
+    except (ValueError, OverflowError):
         return 0.0
 
 
 def main() -> int:
-    if len(sys.argv) != 2:
-        print("tensorboard: one folder must be named; usage: python -m report.tensorboard FOLDER",
-              file=sys.stderr)
-        return 64
+    parser = Parser("report.tensorboard", "Writes the curves of a study, or of trainings, as event "
+                    "files of TensorBoard below FOLDER/tensorboard, and prints that folder.")
+    parser.add_argument("folder", metavar="FOLDER", type=Path,
+                        help="a study, a training, or a folder of trainings")
+    folder = parser.parse_args().folder
+    print_any_name()
     try:
-        out, runs = convert(Path(sys.argv[1]))
+        out, runs = convert(folder)
+        left_out = studies_within(folder)
     except ReportError as error:
         print(f"tensorboard: {error}", file=sys.stderr)
         return error.code
-    print(f"{runs} runs as event files", file=sys.stderr)
+    print(f"{runs} run{'s' * (runs > 1)} as event files", file=sys.stderr)
+    if left_out:
+        names = ", ".join(f"'{name}'" for name in left_out)
+        print(f"tensorboard: left out {names}, which hold{'s' * (len(left_out) == 1)} a study: name "
+              "a study's own folder to see its curves.", file=sys.stderr)
     print(out)
     return 0
 

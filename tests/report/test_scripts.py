@@ -58,6 +58,21 @@ def test_a_program_without_arguments_says_how_it_is_used(module):
     result = subprocess.run([sys.executable, "-m", module], capture_output=True, text=True,
                             timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
     assert_refused(result, 64, "usage: python -m " + module)
+    unknown = subprocess.run([sys.executable, "-m", module, "--nothing", "here"], text=True,
+                             capture_output=True, timeout=60,
+                             env={**os.environ, "PYTHONPATH": str(ROOT / "src")})
+    assert_refused(unknown, 64, "--nothing", "usage: python -m " + module)
+
+
+@pytest.mark.parametrize("module", ["report", "report.tensorboard"])
+@pytest.mark.parametrize("option", ["--help", "-h"])
+def test_help_of_a_program_is_its_usage(module, option, tmp_path):
+    result = subprocess.run([sys.executable, "-m", module, option], capture_output=True, text=True,
+                            timeout=60, env={**os.environ, "PYTHONPATH": str(ROOT / "src")},
+                            cwd=tmp_path)
+    assert result.returncode == 0 and result.stderr == ""
+    assert result.stdout.startswith(f"usage: python -m {module} ")
+    assert "FOLDER" in result.stdout and list(tmp_path.iterdir()) == []
 
 
 def test_a_page_that_cannot_be_written_is_one_sentence(study):
@@ -70,7 +85,7 @@ def test_a_damaged_trial_is_one_sentence(script, study):
     metadata = study / "one" / "train.batch=16" / "final-seed1" / "metadata.json"
     metadata.unlink()
     metadata.mkdir()
-    assert_refused(run(script, study), 65, f"'{metadata}' cannot be read", "remove")
+    assert_refused(run(script, study), 66, f"'{metadata}' cannot be read", "remove")
 
 
 def test_a_port_must_be_a_number(tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from report.results import ReportError
-from report.tensorboard import convert
+from report.tensorboard import convert, main, studies_within
 from support.study_tree import Cell, Experiment, Trial, write_study
 
 
@@ -42,7 +42,7 @@ def test_each_trial_is_a_run_with_the_values_of_its_file(study):
     assert scalars(run, "loss/val_running") == [(100, started + 1.5, 0.5), (200, started + 3, 0.25)]
     assert [value for _, _, value in scalars(run, "accuracy/val_running")] == pytest.approx(
         [0.9, 0.95], rel=1e-6)
-    assert [value for _, _, value in scalars(run, "loss/met")] == pytest.approx([0.7, 0.4])
+    assert [value for _, _, value in scalars(run, "loss/train_as_met")] == pytest.approx([0.7, 0.4])
     assert [step for step, _, _ in scalars(run, "accuracy/test_batch")] == [200], "measured once"
     assert "epoch" not in tags(run) and "lr" in tags(run)
 
@@ -105,9 +105,9 @@ def test_what_cannot_be_converted_is_one_sentence(tmp_path, content, found, code
     assert not (tmp_path / "tensorboard").exists()
 
 
-def test_a_training_of_other_metadata_is_a_run_without_a_date(tmp_path):
+def test_a_training_without_metadata_is_a_run_without_a_date(tmp_path):
     (tmp_path / "metrics.csv").write_text(METRICS)
-    (tmp_path / "metadata.json").write_text("[]")
+    (tmp_path / "metadata.json").write_text("{}")
     folder, _ = convert(tmp_path)
     assert scalars(folder, "loss/train") == [(468, 2.0, 0.5)]
 
@@ -115,9 +115,32 @@ def test_a_training_of_other_metadata_is_a_run_without_a_date(tmp_path):
 def test_metadata_that_cannot_be_read_is_one_sentence(tmp_path):
     (tmp_path / "metrics.csv").write_text(METRICS)
     (tmp_path / "metadata.json").mkdir()
-    with pytest.raises(ReportError, match="cannot be read, since .*Is a directory") as caught:
+    with pytest.raises(ReportError, match="cannot be read, since .*a folder") as caught:
+        convert(tmp_path)
+    assert caught.value.code == 66
+    (tmp_path / "metadata.json").rmdir()
+    (tmp_path / "metadata.json").write_text("[]")
+    with pytest.raises(ReportError, match="metadata.json' .*it is no JSON object") as caught:
         convert(tmp_path)
     assert caught.value.code == 65
+
+
+def test_a_training_under_way_gives_the_rows_that_are_whole(tmp_path):
+    (tmp_path / "metrics.csv").write_text(METRICS + "2,936,1198")
+    folder, _ = convert(tmp_path)
+    assert [step for step, _, _ in scalars(folder, "loss/train")] == [468]
+
+
+def test_studies_among_trainings_are_named(tmp_path, study, capsys, monkeypatch):
+    """tmp_path holds the study's folder."""
+    (tmp_path / "sync").mkdir()
+    (tmp_path / "sync" / "metrics.csv").write_text(METRICS)
+    assert studies_within(tmp_path) == ["study"] and studies_within(study) == []
+    monkeypatch.setattr("sys.argv", ["tensorboard", str(tmp_path)])
+    assert main() == 0
+    told = capsys.readouterr().err
+    assert told.startswith("1 run as event files\n")
+    assert "left out 'study', which holds a study: name" in told
 
 
 def test_a_folder_that_is_not_there_is_one_sentence(tmp_path):

@@ -15,6 +15,8 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 
+from report.shapes import LARGEST
+
 # Okabe and Ito's colours, which the colour-blind tell apart; their yellow is too pale on white.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 BLUE, VERMILION, PURPLE, GREY = "#0072B2", "#D55E00", "#CC79A7", "#767676"
@@ -54,7 +56,7 @@ def styles(names: Iterable[str]) -> dict[str, Style]:
 def _natural(name: str) -> tuple:
     """none, the rest with numbers by size, then BN M=B and LN."""
     rank = {"none": 0, "BN M=B": 2, "LN": 3}.get(name, 1)
-    return rank, [(0, float(part), "") if part.isdigit() else (1, 0.0, part)
+    return rank, [(0, float(part), "") if part.isdecimal() else (1, 0.0, part)
                   for part in re.split(r"(\d+)", name) if part]
 
 
@@ -85,7 +87,7 @@ def axis_layout(axis: Axis, values: Iterable[float] = ()) -> dict:
         layout["tickformat"] = ".4~%"
     if not axis.log:
         return layout
-    shown = [float(v) for v in values if v is not None and np.isfinite(v) and v > 0]
+    shown = [float(v) for v in values if v is not None and 0 < v < LARGEST]
     ticks = _ticks(min(shown), max(shown), axis.log) if shown else []
     return layout | {"type": "log", "tickmode": "array", "tickvals": ticks,
                      "ticktext": [_power(tick) for tick in ticks]}
