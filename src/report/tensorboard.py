@@ -24,6 +24,8 @@ from report.results import load
 OWN = "tensorboard"  # the folder that this program writes, and empties of event files first
 # Columns that say where on a curve a row is.
 POSITION = ("id", "step", "epoch", "samples", "seconds")
+# Of a training's metadata.json, what is read here.
+TRAINING = {"started?": str}
 # Tags that a column's name would not tell.
 TAGS = {"met_loss": "loss/train_as_met"}
 
@@ -107,7 +109,7 @@ def _trainings(folder: Path) -> Iterator[tuple[str, pd.DataFrame, float]]:
             raise _unfit(path, unfit) from unfit
         metadata = path.parent / "metadata.json"
         try:
-            held = files.read_json(metadata, {}) if _holds(path.parent, metadata.name) else {}
+            held = files.read_json(metadata, TRAINING) if _holds(path.parent, metadata.name) else {}
         except Unfit as unfit:
             raise _unfit(metadata, unfit) from unfit
         yield (path.parent.relative_to(folder).as_posix(), rows, _unix_time(held.get("started")))

@@ -12,6 +12,7 @@
 #include "base/digest.hpp"
 #include "base/log.hpp"
 #include "comm/arithmetic.hpp"
+#include "comm/watchdog.hpp"
 #include "study/plan_text.hpp"
 #include "study/runner.hpp"
 #include "train/description.hpp"
@@ -139,6 +140,13 @@ void summarise(const Plan& plan, const StudyFolder& folder, const RunnerResult& 
   }
   if (ran > 0) log_info(concat("ranks    busy ", std::lround(100 * busy), " % of the time"));
   log_info("results  " + folder.path() + "; launch/report.sh makes a page of them");
+}
+
+// Other options on another rank would be another plan.
+std::string settings_text(const CommandLine& line) {
+  std::string text;
+  for (const auto& [key, value] : line.settings) text += concat("--", key, " ", value, "\n");
+  return text;
 }
 
 }  // namespace
