@@ -3,6 +3,7 @@
 
 #include <cstdio>
 
+#include "comm/reduce_gradients.hpp"
 #include "comm/runtime.hpp"
 #include "nn/sync_batch_norm.hpp"
 
@@ -19,7 +20,7 @@ int train(syncbn::Runtime& runtime) {
     optimizer.zero_grad();
     auto loss = (model->forward(x) - y).square().sum() / 64;  // this rank's part of the mean
     loss.backward();
-    for (auto& p : model->parameters()) world->all_reduce(p.mutable_grad());  // a plain sum
+    syncbn::reduce_gradients(model->parameters(), world);  // a plain sum over the ranks
     optimizer.step();
     auto total = loss.detach();
     world->all_reduce(total);

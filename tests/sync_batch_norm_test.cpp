@@ -9,12 +9,11 @@
 #include <optional>
 #include <sstream>
 #include <string>
-#include <type_traits>
 #include <vector>
 
-#include "base/range.hpp"
+#include "comm/reduce_gradients.hpp"
+#include "support/batch_shares.hpp"
 #include "support/close.hpp"
-#include "support/mpi_main.hpp"
 
 namespace syncbn {
 namespace {
@@ -27,65 +26,12 @@ constexpr double kDouble = 1e-12;
 // rounded once per rank and running statistics once per step: a few units of 2^-24.
 constexpr double kFloat = 1e-6;
 
-CommPtr world() {
-  return test_runtime().world();
-}
-
-/// How a batch of n samples is cut among the ranks.
-struct Cut {
-  const char* name;
-  std::function<Range(int64_t n, int rank, int ranks)> share;
-};
-
-const std::vector<Cut>& cuts() {
-  static const std::vector<Cut> all = {
-      {"even", share_of},
-      {"uneven",  // in proportion to 1 : 2 : 3 : …
-       [](int64_t n, int rank, int ranks) {
-         const auto border = [&](int64_t r) { return n * r * (r + 1) / (ranks * (ranks + 1)); };
-         return Range{border(rank), border(rank + 1)};
-       }},
-      {"rank 0 empty",
-       [](int64_t n, int rank, int ranks) {
-         if (ranks == 1) return Range{0, n};
-         return rank == 0 ? Range{0, 0} : share_of(n, rank - 1, ranks - 1);
-       }},
-      {"last rank alone",
-       [](int64_t n, int rank, int ranks) {
-         return rank + 1 == ranks ? Range{0, n} : Range{0, 0};
-       }},
-  };
-  return all;
-}
-
-at::Tensor own_rows(const at::Tensor& whole, const Cut& cut = cuts()[0]) {
-  const Range rows = cut.share(whole.size(0), world()->rank(), world()->size());
-  return whole.narrow(0, rows.begin, rows.size());
-}
-
-/// Random numbers that are the same on all ranks.
-at::Tensor same_everywhere(int seed, at::IntArrayRef sizes, double mean = 0) {
-  torch::manual_seed(static_cast<uint64_t>(seed));
-  return torch::randn(sizes, torch::kDouble).to(torch::kFloat).to(torch::kDouble) + mean;
-}
-
-/// This rank's rows, on the tested device.
-at::Tensor own_input(const at::Tensor& whole, const Cut& cut = cuts()[0]) {
-  return own_rows(whole.to(test_device()), cut);
-}
-
 /// A norm layer of these options over all ranks, on the tested device.
 SyncBatchNorm make_norm(const BatchNormOptions& options = BatchNormOptions(kFeatures),
                         torch::Dtype dtype = torch::kDouble) {
   SyncBatchNorm norm(options, world());
   norm->to(test_device(), dtype);
   return norm;
-}
-
-at::Tensor sum_over_ranks(at::Tensor t) {
-  t = t.clone();
-  world()->all_reduce(t);
-  return t;
 }
 
 /// What one forward and backward gives.
@@ -113,8 +59,8 @@ void set_parameters(Norm& norm, const at::Tensor& weight, const at::Tensor& bias
 template <class Reference>
 void expect_equal_state(SyncBatchNorm& norm, Reference& reference, double tolerance) {
   if (norm->weight.defined()) {
-    expect_close(sum_over_ranks(norm->weight.grad()), reference->weight.grad(), tolerance, "dγ");
-    expect_close(sum_over_ranks(norm->bias.grad()), reference->bias.grad(), tolerance, "dβ");
+    expect_close(summed(norm->weight.grad()), reference->weight.grad(), tolerance, "dγ");
+    expect_close(summed(norm->bias.grad()), reference->bias.grad(), tolerance, "dβ");
   }
   EXPECT_EQ(norm->running_mean.defined(), reference->running_mean.defined());
   if (!reference->running_mean.defined()) return;
@@ -266,21 +212,74 @@ TEST(SyncBatchNorm, NonContiguousInputAndGradient) {
   }
 }
 
-TEST(SyncBatchNorm, FewerThanTwoSamplesThrowOnEveryRank) {
-  for (const int64_t samples : {0, 1}) {
-    SyncBatchNorm norm(BatchNormOptions(kFeatures), world());
-    const bool last = world()->rank() + 1 == world()->size();
-    const at::Tensor x = torch::ones({last ? samples : 0, kFeatures});
-    EXPECT_THROW(norm->forward(x), Error) << samples;
-    EXPECT_EQ(norm->num_batches_tracked.item<int64_t>(), 0);
-    expect_same_bits(norm->running_var, torch::ones({kFeatures}), "running_var");
+TEST(SyncBatchNorm, OneSampleThrowsOnEveryRank) {
+  SyncBatchNorm norm(BatchNormOptions(kFeatures), world());
+  const bool last = world()->rank() + 1 == world()->size();
+  const at::Tensor x = torch::ones({last ? 1 : 0, kFeatures});
+  EXPECT_THROW(norm->forward(x), UsageError);
+  EXPECT_EQ(norm->num_batches_tracked.item<int64_t>(), 0);
+  expect_same_bits(norm->running_var, torch::ones({kFeatures}), "running_var");
+}
+
+TEST(SyncBatchNorm, NoSampleAnywhereIsNoError) {
+  for (const std::vector<int64_t>& sizes :
+       std::vector<std::vector<int64_t>>{{0, kFeatures}, {0, kFeatures, 3, 2}, {4, kFeatures, 0}}) {
+    for (const bool cumulative : {false, true}) {
+      BatchNormOptions options(kFeatures);
+      if (cumulative) options.momentum(std::nullopt);
+      SyncBatchNorm norm = make_norm(options);
+      torch::nn::BatchNorm1d reference(options);
+      const at::Tensor x = torch::ones(sizes, torch::kDouble).to(test_device()).requires_grad_();
+      const at::Tensor y = norm->forward(x);
+      EXPECT_EQ(y.sizes(), at::IntArrayRef(sizes));
+      y.sum().backward();
+      EXPECT_EQ(x.grad().sizes(), at::IntArrayRef(sizes));
+      expect_close(norm->weight.grad(), torch::zeros({kFeatures}), 0, "dγ");
+      reference->forward(torch::ones({0, kFeatures}));
+      expect_same_bits(norm->running_mean.to(at::kFloat), reference->running_mean, "running_mean");
+      expect_same_bits(norm->running_var.to(at::kFloat), reference->running_var, "running_var");
+      EXPECT_EQ(norm->num_batches_tracked.item<int64_t>(),
+                reference->num_batches_tracked.item<int64_t>());
+    }
   }
 }
 
-TEST(SyncBatchNorm, RefusesAnInputOfAnotherShape) {
+void expect_message(const std::function<void()>& act, const std::vector<std::string>& parts) {
+  try {
+    act();
+    ADD_FAILURE() << "no error; expected one that says " << testing::PrintToString(parts);
+  } catch (const Error& error) {
+    for (const std::string& part : parts) {
+      EXPECT_NE(std::string(error.what()).find(part), std::string::npos) << error.what();
+    }
+  }
+}
+
+TEST(SyncBatchNorm, RefusesWhatItCannotTake) {
+  expect_message([] { SyncBatchNorm(BatchNormOptions(4), nullptr); }, {"communicator", "null"});
+  expect_message([] { SyncBatchNorm(BatchNormOptions(0), world()); }, {"one feature", "found 0"});
   SyncBatchNorm norm(BatchNormOptions(kFeatures), world());
-  EXPECT_THROW(norm->forward(torch::ones({4, kFeatures + 1})), Error);
-  EXPECT_THROW(norm->forward(torch::ones({kFeatures})), Error);
+  for (const bool training : {true, false}) {
+    norm->train(training);
+    expect_message([&] { norm->forward(torch::ones({4, 6})); }, {"(n, 5", "5 features", "[4, 6]"});
+    expect_message([&] { norm->forward(torch::ones({5})); }, {"(n, 5", "found [5]"});
+    expect_message([&] { norm->forward(at::Tensor()); }, {"undefined"});
+    expect_message([&] { norm->forward(torch::ones({4, 5}, at::kLong)); }, {"found Long"});
+    expect_message([&] { norm->forward(torch::ones({4, 5}, at::kDouble)); }, {"Double", "Float"});
+    norm->to(at::kBFloat16);
+    expect_message([&] { norm->forward(torch::ones({4, 5})); }, {"Float", "BFloat16"});
+    expect_message([&] { norm->forward(torch::ones({4, 5}, at::kHalf)); }, {"Half", "BFloat16"});
+    norm->to(at::kFloat);
+  }
+}
+
+TEST(SyncBatchNorm, PrintsItsOptions) {
+  std::ostringstream text;
+  text << SyncBatchNorm(BatchNormOptions(7).momentum(std::nullopt).affine(false), world());
+  EXPECT_EQ(text.str(),
+            "syncbn::SyncBatchNorm(7, eps=1e-05, momentum=None, affine=false, "
+            "track_running_stats=true, ranks=" +
+                std::to_string(world()->size()) + ")");
 }
 
 template <class From, class To>
@@ -364,9 +363,9 @@ TEST(SyncBatchNorm, TrainsInsideASequential) {
     const Cut& cut = cuts()[static_cast<size_t>(step) % cuts().size()];
     const at::Tensor loss = loss_of(model, own_input(x, cut), own_input(target, cut));
     loss.backward();
-    for (at::Tensor& parameter : model->parameters()) world()->all_reduce(parameter.mutable_grad());
+    reduce_gradients(model->parameters(), world());
     optimizer.step();
-    expect_close(sum_over_ranks(loss.detach()), expected.detach(), 1e-11, "loss");
+    expect_close(summed(loss.detach()), expected.detach(), 1e-11, "loss");
   }
   for (const auto& entry : whole->named_parameters()) {
     expect_close(model->named_parameters()[entry.key()], entry.value(), 1e-10, entry.key());

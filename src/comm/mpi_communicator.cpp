@@ -165,7 +165,7 @@ class MpiCommunicator final : public Communicator {
 
  private:
   static MPI_Datatype checked_type(const at::Tensor& t) {
-    check_contiguous(t);
+    check_sendable(t);
     return mpi_type(t.scalar_type());
   }
 

@@ -224,7 +224,7 @@ class NcclCommunicator final : public Communicator {
   }
 
   ncclDataType_t checked_type(const at::Tensor& t) const {
-    check_contiguous(t);
+    check_sendable(t);
     SYNCBN_CHECK(t.device() == device_, "This NCCL communicator is for ", device_.str(),
                  ", not for a tensor on ", t.device().str(), ".");
     return nccl_type(t.scalar_type());
