@@ -74,7 +74,7 @@ def main():
         config = study.write(folder)
         assert study.run(config, folder / "whole").code == 0
         expected = study.results(folder / "whole")
-        whole = trainer.train(folder / "whole_run", TRAINING, ranks=2)
+        whole = trainer.train(folder / "whole_run", TRAINING, ranks=2, config="smoke.ini")
         model = hashlib.sha256((whole.folder / "model.safetensors").read_bytes()).hexdigest()
         kills = {"studies": 0, "trainings": 0}
         ended = {"studies": 0, "trainings": 0}
@@ -87,7 +87,7 @@ def main():
                 assert study.results(out) == expected, f"{out} differs from the undisturbed study"
                 ended["studies"] += 1
             else:
-                words = [*trainer.arguments({**TRAINING, "run.out": out}), "--resume"]
+                words = ["--config=configs/smoke.ini", *trainer.arguments({**TRAINING, "run.out": out}), "--resume"]
                 kills["trainings"] += until_done(words, trainer.PROGRAM, chance,
                                                  lambda: (out / "model.safetensors").exists())
                 found = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
