@@ -43,6 +43,12 @@ def wait_for(look, seconds=60):
     return found
 
 
+def end(*pids):
+    """What a failed test would leave."""
+    for pid in filter(alive, pids):
+        os.kill(pid, signal.SIGKILL)
+
+
 def launcher_of(script):
     """The pid of the mpirun that a running script looks after."""
     def found():
@@ -207,15 +213,19 @@ def test_what_does_not_notice_is_ended(machine):
     launcher = launcher_of(script)
     folder, ranks = folder_of(launcher), children(launcher)
     os.kill(launcher, signal.SIGKILL)
-    result = ended(script)
-    assert result.returncode == 137 and "killed" in result.stderr.splitlines()[-1]
-    assert not any(map(alive, ranks)) and not folder.exists()
+    try:
+        result = ended(script)
+        assert result.returncode == 137 and "killed" in result.stderr.splitlines()[-1]
+        assert not any(map(alive, ranks)) and not folder.exists()
+    finally:
+        end(*ranks)
 
 
 def test_the_script_itself_is_killed(machine):
     """mpirun ends with it. The next start removes the folder that is left, and no running job's."""
     machine.has("build/syncbn-train", "exec sleep 600")
     running, script = started(machine), started(machine)
+    launcher, ranks = 0, []
     try:
         launcher = launcher_of(script)
         folder, ranks = folder_of(launcher), children(launcher)
@@ -228,6 +238,7 @@ def test_the_script_itself_is_killed(machine):
         assert ended(started(machine)).returncode == 0
         assert not folder.exists() and kept.is_dir()
     finally:
+        end(*filter(None, [launcher, *ranks]))
         running.terminate()
         ended(running)
     assert not kept.exists()
