@@ -249,9 +249,6 @@ def test_the_best_by_the_test_set_is_refused(tmp_path):
 def start_endless(folder, ranks, *flags, **settings):
     """An endless run, once it has taken steps of its own."""
     known = {path.name for path in checkpoints(folder)}
-    begin = folder.parent / "begin.ini"  # with which --resume begins where there is no run yet
-    begin.touch()
-    flags += ("--config", str(begin))
     return Job(ranks, lambda _: {path.name for path in checkpoints(folder)} - known,
                {**ENDLESS, "run.out": folder}, *flags, *begins(folder), **settings)
 
@@ -490,8 +487,6 @@ def test_without_a_checkpoint_the_run_begins_with_a_warning(tmp_path, finished, 
     folder = tmp_path / "run"
     if made:
         folder.mkdir()
-    begin = tmp_path / "begin.ini"
-    begin.touch()
-    run = resumed(folder, {**BASE, **CASES["sync"], "config": begin}, ranks=2)
+    run = resumed(folder, {**BASE, **CASES["sync"]}, ranks=2)
     assert f"no checkpoint in '{folder}/checkpoints'; the run begins" in run.result.stderr
     expect_same(run, finished)
