@@ -84,8 +84,8 @@ def test_metadata_says_what_made_it(finished):
     assert {key: metadata[key] for key in expected} == expected
     assert len(metadata["rank_devices"]) == 2
     assert metadata["data"] | {"sha256": {}} == {
-        "name": "synthetic", "train": 500, "validation": 500, "test": 500, "measured_on": "test",
-        "sha256": {}}
+        "name": "synthetic", "dir": "", "train": 500, "validation": 500, "test": 500,
+        "measured_on": "test", "inputs": 784, "classes": 10, "sha256": {}}
     assert "weights" not in metadata and "best" not in metadata
     assert metadata["versions"]["LibTorch"] == torch.__version__.split("+")[0]
     assert metadata["environment"]["OMP_NUM_THREADS"] == "1"
