@@ -99,6 +99,7 @@ struct Case {
   double clip;
   double dropout = 0;
   const char* activation = "relu";
+  const char* decay = "all";
 };
 void PrintTo(const Case& c, std::ostream* out) {
   *out << c.name;
@@ -135,6 +136,8 @@ TEST_P(Allocation, NoneInSteadyState) {
   options.train.batch = 39;  // uneven shares and shards, of two samples or three
   options.train.optimizer = c.optimizer;
   options.train.clip = c.clip;
+  options.train.weight_decay = 0.01;
+  options.train.decay = c.decay;
   options.train.max_steps = kWarmUp;
   options.train.drop_last = true;
   options.run.dtype = c.dtype;
@@ -155,20 +158,23 @@ TEST_P(Allocation, NoneInSteadyState) {
 INSTANTIATE_TEST_SUITE_P(
     Steps, Allocation,
     testing::Combine(
-        testing::Values(Case{"NoNormAdam", "none", "global", "adam", "float32", 0},
-                        Case{"NoNormSgd", "none", "global", "sgd", "float32", 0},
-                        Case{"SyncAdam", "batch", "global", "adam", "float32", 0},
-                        Case{"SyncAdamW", "batch", "global", "adamw", "float32", 0},
-                        Case{"SyncSgd", "batch", "global", "sgd", "float32", 0},
-                        Case{"SyncAdamDouble", "batch", "global", "adam", "float64", 0},
-                        Case{"LocalAdam", "batch", "local", "adam", "float32", 0},
-                        Case{"GhostSgd", "batch", "4", "sgd", "float32", 0},
-                        Case{"SyncSgdClip", "batch", "global", "sgd", "float32", 1},
-                        Case{"SyncSigmoidSgd", "batch", "global", "sgd", "float32", 0, 0,
-                             "sigmoid"},
-                        Case{"LayerNormTanhSgd", "layer", "global", "sgd", "float32", 0, 0, "tanh"},
-                        Case{"LayerNormAdamDouble", "layer", "global", "adam", "float64", 0},
-                        Case{"DropoutSgd", "batch", "global", "sgd", "float32", 0, 0.3}),
+        testing::Values(
+            Case{"NoNormAdam", "none", "global", "adam", "float32", 0},
+            Case{"NoNormSgd", "none", "global", "sgd", "float32", 0},
+            Case{"SyncAdam", "batch", "global", "adam", "float32", 0},
+            Case{"SyncAdamW", "batch", "global", "adamw", "float32", 0},
+            Case{"SyncSgd", "batch", "global", "sgd", "float32", 0},
+            Case{"SyncAdamDouble", "batch", "global", "adam", "float64", 0},
+            Case{"LocalAdam", "batch", "local", "adam", "float32", 0},
+            Case{"GhostSgd", "batch", "4", "sgd", "float32", 0},
+            Case{"SyncSgdClip", "batch", "global", "sgd", "float32", 1},
+            Case{"SyncSigmoidSgd", "batch", "global", "sgd", "float32", 0, 0, "sigmoid"},
+            Case{"LayerNormTanhSgd", "layer", "global", "sgd", "float32", 0, 0, "tanh"},
+            Case{"LayerNormAdamDouble", "layer", "global", "adam", "float64", 0},
+            Case{"DropoutSgd", "batch", "global", "sgd", "float32", 0, 0.3},
+            Case{"DecayOfWeightsSgd", "batch", "global", "sgd", "float32", 0, 0, "relu", "weights"},
+            Case{"DecayOfWeightsAdamW", "batch", "global", "adamw", "float32", 0, 0, "relu",
+                 "weights"}),
         testing::Values("canonical", "fast")),
     [](const auto& parameter) {
       return concat(std::get<0>(parameter.param).name, '_', std::get<1>(parameter.param));
@@ -196,7 +202,8 @@ TEST(Heap, NormLayersLeaveItAlone) {
           make_norm(options, kFeatures, fusible(options, Activation::kTanh), dtype, at::kCPU);
       const auto vector = [&] { return at::ones({kFeatures}, dtype); };
       const Sharding sharding = {3, 0, 1, true};
-      layer->bind({sharding,
+      layer->bind({/*layer=*/0,
+                   sharding,
                    {vector(), vector()},
                    {{vector()}, {vector()}},
                    {at::zeros({layer->reduced()}, dtype)}});
