@@ -275,8 +275,8 @@ TEST_F(SamplesTest, OfQmnistsLabelsTheFirstColumnIsTheClass) {
     options_.data.name = name;
     EXPECT_EQ(read_samples(options_).train.labels, expected);
   }
-  Bytes column;
-  for (uint32_t i = 0; i < kTrain; ++i) column.insert(column.end(), {0, 0, 1, 0});
+  Bytes column(kTrain * 4);
+  for (uint32_t i = 0; i < kTrain; ++i) column[i * 4 + 2] = 1;  // 256, of 4 bytes
   labels(kDataFiles[1], {kTrain}, column, 12);
   EXPECT_EQ(read_samples(options_).classes, 257);
   column[3] = 255;
