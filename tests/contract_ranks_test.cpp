@@ -215,6 +215,12 @@ TEST(ContractOfRanks, LightFindsThemWhereTextsAreGathered) {
   }
 }
 
+TEST(ContractOfRanks, RulesThatDifferAreFound) {
+  const CommPtr comm = fresh(Where::kAllRanks);
+  const bool odd = test_runtime().rank() == odd_one();
+  EXPECT_THROW(comm->check_collectives({odd, 1000}), UsageError);
+}
+
 TEST(ContractOfRanks, ARankAloneIsFree) {
   const CommPtr alone = test_runtime().world()->split(test_runtime().rank(), 0);
   const Rule rule({/*full=*/true, 1});

@@ -77,6 +77,7 @@ const std::map<std::string, std::string>& other_values() {
       {"run.keep_best", "true"},
       {"model.weights", "runs/a/model.safetensors"},
       {"train.decay", "weights"},
+      {"run.check", "full"},
       {"run.check_steps", "7"},
       {"run.timeout", "2.5"}};
   return values;
@@ -234,6 +235,7 @@ const std::vector<BadValue>& bad_values() {
       {"run.seed", "-1", "from 0"},
       {"run.shards", "0", "from 1 to 4096"},
       {"run.threads", "4097", "from 0 to 4096"},
+      {"run.check", "ful", "light | full"},
       {"run.timeout", "-1", "from 0"},
   };
   return table;
@@ -308,7 +310,7 @@ TEST(Options, HelpListsTheWordsThatAreAccepted) {
       }
     }
   });
-  EXPECT_EQ(lists, 17u);
+  EXPECT_EQ(lists, 18u);
 }
 
 TEST(Options, TheBoundOnWeightsFollowsTheData) {

@@ -92,9 +92,10 @@ struct RunOptions {
   int64_t checkpoint_steps = 0;      // 0: not by steps
   double checkpoint_minutes = 10;    // 0: not by time
   int64_t keep_checkpoints = 2;
-  bool keep_best = false;      // the best epoch's model, by validation
-  int64_t check_steps = 1000;  // 0: before saves and after epochs only
-  double timeout = 60;         // seconds without progress; 0: no watchdog
+  bool keep_best = false;       // the best epoch's model, by validation
+  std::string check = "light";  // light | full: how often collectives are compared
+  int64_t check_steps = 1000;   // 0: before saves and after epochs only
+  double timeout = 60;          // seconds without progress; 0: no watchdog
 };
 
 struct Options {
@@ -207,6 +208,9 @@ void for_each_option(O& o, F&& f) {
   f("run.keep_best", o.run.keep_best,
     "keep the model of the epoch with the best validation accuracy as best.safetensors: true | "
     "false");
+  f("run.check", o.run.check,
+    "whether ranks call the same collectives: light (a running hash, every run.check_steps) | full "
+    "(each, before data move; slower)");
   f("run.check_steps", o.run.check_steps,
     "compare the ranks' models every so many steps (0: after epochs and before saves only)");
   f("run.timeout", o.run.timeout,

@@ -195,6 +195,7 @@ void check_run(const Checker& check, const RunOptions& run) {
                run.checkpoint_minutes >= 0 && run.checkpoint_minutes <= kMaxSeconds,
                concat("minutes from 0 to ", kMaxSeconds));
   check.whole("run.keep_checkpoints", run.keep_checkpoints, 1, 1000);
+  check.word("run.check", run.check, {"light", "full"});
   check.whole("run.check_steps", run.check_steps, 0, kMaxSteps);
   check.number("run.timeout", run.timeout, run.timeout >= 0 && run.timeout <= kMaxSeconds,
                concat("seconds from 0 to ", kMaxSeconds));

@@ -97,6 +97,8 @@ std::vector<std::string> Communicator::gather_text(const std::string& text,
 }
 
 void Communicator::check_collectives(const CheckRule& rule) {
+  const Purpose purpose{rule.full ? "full checks from here on" : "light checks from here on"};
+  const Bracket bracket(*this, {CallKind::kBarrier, purpose, rule.every, at::kLong});
   if (contract_ != nullptr) *contract_->rule() = rule;
 }
 

@@ -87,8 +87,8 @@ class Communicator {
 
   /// Collectives called so far, the one under way included; the same number on all its ranks.
   uint64_t calls() const { return calls_; }
-  /// All ranks call it between the same two collectives: how often collectives are compared from
-  /// there on, in this communicator and all that it was split from or into.
+  /// How often collectives are compared from here on, in this communicator and all that it was
+  /// split from or into.
   void check_collectives(const CheckRule& rule);
   /// What compares this communicator's collectives over its ranks; null for one rank.
   const std::shared_ptr<Contract>& contract() const { return contract_; }

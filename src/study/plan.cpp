@@ -227,8 +227,8 @@ std::string Plan::folder_of(const Trial& trial) const {
 
 bool decides_results(const std::string& key) {
   static const std::set<std::string> others = {"data.dir",    "run.device",  "run.backend",
-                                               "run.threads", "run.timeout", "study.title",
-                                               "study.out"};
+                                               "run.threads", "run.timeout", "run.check",
+                                               "study.title", "study.out"};
   return others.count(key) == 0;
 }
 

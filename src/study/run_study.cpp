@@ -16,6 +16,7 @@
 #include "study/plan_text.hpp"
 #include "study/runner.hpp"
 #include "train/description.hpp"
+#include "train/program.hpp"
 
 namespace syncbn {
 namespace {
@@ -175,6 +176,7 @@ void run_study(Runtime& runtime, const CommandLine& line, const std::string& tex
   const Options& base = experiments.front().base.train;
   runtime.watchdog().set_limit(base.run.timeout, Watched::kEverything);
   runtime.watchdog().beat("choosing where to compute");
+  runtime.world()->check_collectives(check_rule(base.run));
   agree_same(*runtime.world(), arithmetic(), "the arithmetic that a study needs alike");
   const Placement placement = choose_placement(runtime, base.run.device, base.run.backend);
   const ThreadPlan threads = plan_threads(runtime, static_cast<int>(base.run.threads));

@@ -46,7 +46,7 @@ const std::map<std::string, std::string>& not_of_studies() {
 // What all trials share.
 const std::vector<std::string>& keys_of_job() {
   static const std::vector<std::string> keys = {"run.device", "run.backend", "run.threads",
-                                                "run.timeout"};
+                                                "run.timeout", "run.check"};
   return keys;
 }
 

@@ -282,7 +282,8 @@ Checkpointer::Position Checkpointer::resume() {
       for (const auto& entry : tensors_of_best()) own.tensors.push_back(entry);
     }
   }
-  position.weights_sha256 = world.gather_text(position.weights_sha256).front();
+  position.weights_sha256 =
+      world.gather_text(position.weights_sha256, {"the digest of the first weights"}).front();
   own.step = step;
   take(own, position, found);
   log_info(concat("resumed  ", found.path, ", step ", step));
@@ -303,7 +304,7 @@ void Checkpointer::take(Checkpoint& own, const Position& position,
   if (position.best) best_.emplace(BestModel{*position.best, {}});
   for (auto& [name, value] : own.tensors) {
     at::Tensor host = world.rank() == 0 ? read.at(name).clone() : at::empty_like(value, at::kCPU);
-    world.broadcast(host);
+    world.broadcast(host, 0, {"the tensors of the checkpoint"});
     value = host;
     const std::string best = kBest;
     if (name.rfind(best, 0) == 0) best_->tensors.emplace_back(name.substr(best.size()), host);

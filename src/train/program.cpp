@@ -79,6 +79,15 @@ std::string config_text(Runtime& runtime, CommandLine& line) {
   return runtime.world()->gather_text(text, {"the configuration file"}).front();
 }
 
+// A step has a collective or more of each communicator, so that none is compared more seldom than
+// run.check_steps says.
+CheckRule check_rule(const RunOptions& options) {
+  CheckRule rule;
+  rule.full = options.check == "full";
+  if (options.check_steps > 0) rule.every = options.check_steps;
+  return rule;
+}
+
 std::optional<Options> read_options(Runtime& runtime, const CommandLine& line,
                                     const std::string& config) {
   runtime.watchdog().beat("reading the options");
@@ -90,6 +99,7 @@ std::optional<Options> read_options(Runtime& runtime, const CommandLine& line,
     }
   });
   agree_same(*runtime.world(), options_text(options), "the options");
+  runtime.world()->check_collectives(check_rule(options.run));
   if (!line.print_config) return options;
   print_once(runtime, to_ini(options));
   return std::nullopt;

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "base/options.hpp"
+#include "comm/contract.hpp"
 #include "comm/runtime.hpp"
 
 namespace syncbn {
@@ -24,10 +25,13 @@ std::optional<CommandLine> read_command_line(Runtime& runtime, int argc, char** 
 std::string config_text(Runtime& runtime, CommandLine& line);
 
 /// Collective. The options of `line` and of its configuration file's text, the same on all ranks;
-/// nothing if it asked for --print-config, and rank 0 has then printed them. Throws UsageError on
-/// all ranks: 64 or 78 as `parse_options` does, 64 for --resume without run.out, 76 if the options
-/// differ.
+/// nothing if it asked for --print-config, and rank 0 has then printed them. Collectives are
+/// compared by `check_rule` from here on. Throws UsageError on all ranks: 64 or 78 as
+/// `parse_options` does, 64 for --resume without run.out, 76 if the options differ.
 std::optional<Options> read_options(Runtime& runtime, const CommandLine& line,
                                     const std::string& config);
+
+/// How often the ranks' collectives are compared, by run.check and run.check_steps.
+CheckRule check_rule(const RunOptions& options);
 
 }  // namespace syncbn

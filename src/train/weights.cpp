@@ -68,7 +68,7 @@ std::string load_weights(Communicator& world, const std::string& path, Replica& 
   const NamedTensors model = replica.state_dict();
   Tensors read;
   std::string digest;
-  agree(world, [&] {
+  agree(world, {"reading the weights"}, [&] {
     if (world.rank() != 0) return;
     const FileBytes file =
         read_regular_file(path, "the file of model.weights", kLargestFile, ExitCode::kInputDamaged);
@@ -80,10 +80,10 @@ std::string load_weights(Communicator& world, const std::string& path, Replica& 
   for (auto& [name, value] : model) {
     at::Tensor host = world.rank() == 0 ? read.at(name).to(value.scalar_type())
                                         : at::empty(value.sizes(), value.scalar_type());
-    world.broadcast(host);
+    world.broadcast(host, 0, {"the weights"});
     at::Tensor(value).copy_(host);
   }
-  return world.gather_text(digest).front();
+  return world.gather_text(digest, {"the digest of the weights"}).front();
 }
 
 }  // namespace syncbn

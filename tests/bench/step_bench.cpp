@@ -7,11 +7,11 @@
 // thread a rank) and then does what the file CONTROL.<rank> says, line by line, the same lines for
 // all ranks:
 //
-//   none|local|global|fast STEPS  takes so many steps; rank 0 prints one line of seconds:
+//   none|local|global|fast|full STEPS  takes so many steps; rank 0 prints one line of seconds:
 //                                 elapsed data forward backward norm_comm gradient_comm optimizer
 //
 // The first three are kinds of normalization, with sums as they are by default (run.reduce =
-// canonical); fast is global with run.reduce = fast.
+// canonical); fast is global with run.reduce = fast, full is global with run.check = full.
 //
 // until the file ends. It is a named pipe when blocks alternate with another program's: a rank that
 // reads it sleeps, while one that waits in MPI would take a core from the other program.
@@ -24,6 +24,7 @@
 #include <string>
 #include <utility>
 
+#include "comm/contract.hpp"
 #include "comm/runtime.hpp"
 #include "data/dataset.hpp"
 #include "train/trainer.hpp"
@@ -34,12 +35,15 @@ namespace {
 class Contender {
  public:
   Contender(const CommPtr& comm, Options options, const Dataset& data, const std::string& name)
-      : comm_(comm), trainer_(comm, options_of(name, std::move(options)), data, at::kCPU) {
+      : comm_(comm),
+        trainer_(comm, options_of(name, std::move(options)), data, at::kCPU),
+        full_(name == "full") {
     trainer_.train_epoch(0);  // the one step of train.max_steps: the epoch has begun
   }
 
   void run(int64_t steps) {
     trainer_.take_times();
+    comm_->check_collectives({full_, CheckRule{}.every});
     comm_->barrier();
     const auto start = std::chrono::steady_clock::now();
     for (int64_t i = 0; i < steps; ++i) trainer_.train_step(i % trainer_.steps_per_epoch());
@@ -61,6 +65,7 @@ class Contender {
 
   CommPtr comm_;
   Trainer trainer_;
+  bool full_;
 };
 
 int bench(Runtime& runtime, int argc, char** argv) {
@@ -77,7 +82,7 @@ int bench(Runtime& runtime, int argc, char** argv) {
       make_communicator(runtime, choose_placement(runtime, "cpu", "mpi"), /*limit_s=*/0);
 
   std::map<std::string, Contender> contenders;
-  for (const char* name : {"none", "local", "global", "fast"}) {
+  for (const char* name : {"none", "local", "global", "fast", "full"}) {
     contenders.try_emplace(name, comm, options, data, name);
   }
   std::ifstream control(concat(argv[2], ".", runtime.rank()));
