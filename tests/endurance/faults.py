@@ -223,7 +223,7 @@ def killed_saves(scratch):
 in_suite("P24", "a full disk", "74 with path and reason, the checkpoint before is whole", "train_disk_full")
 in_suite("P25", "any byte of a checkpoint is changed", "65, the damaged part", "checkpoint_test")
 in_suite("P26", "a checkpoint cut at any length", "65", "checkpoint_test", "corpus_tensors")
-in_suite("P27", "a checkpoint of another run", "65, each differing option", "train_resume")
+in_suite("P27", "a checkpoint of another run", "65, each differing option", "train_resume_refused")
 in_suite("P28", "a checkpoint of a newer format", "65, both formats", "checkpoint_test")
 
 
