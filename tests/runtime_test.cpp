@@ -166,7 +166,7 @@ TEST(UsersProgram, ARankThatLeavesACollectiveOutEndsTheJob) {
   EXPECT_LT(job.seconds_left, 2 + kToEndS);
   EXPECT_EQ(count_lines(job.output,
                         "no progress for 2 s: waiting in collective 2 of 3 ranks "
-                        "(all_reduce: gradients, 7 float32) in 'the program'"),
+                        "(all_reduce (sum): gradients, 7 float32) in 'the program'"),
             2)
       << job.output;
   // The rank that only computes is ended by mpiexec, and still tells where it is.
@@ -178,13 +178,12 @@ TEST(UsersProgram, ARankThatLeavesACollectiveOutEndsTheJob) {
 }
 
 TEST(UsersProgram, TheProgramMaySetTheLimit) {
-  for (const char* way : {"user_early", "user_frozen"}) {
-    const JobResult job = run_job(2, concat("runtime_probe ", way, " 2"));
-    EXPECT_EQ(job.code, 124) << job.output;
-    EXPECT_LT(job.seconds_left, 2 + kToEndS);
-    EXPECT_GE(count_lines(job.output, "no progress for 2 s: waiting in collective 2"), 1)
-        << job.output;
-  }
+  const JobResult job = run_job(2, "runtime_probe user_frozen 2");
+  EXPECT_EQ(job.code, 124) << job.output;
+  EXPECT_LT(job.seconds_left, 2 + kToEndS);
+  EXPECT_EQ(count_lines(job.output, "no progress for 2 s: waiting in collective 2"), 1)
+      << job.output;
+  EXPECT_EQ(count_lines(job.output, ": got SIGTERM when it had stood still for"), 1) << job.output;
 }
 
 TEST(Terminated, ARankThatDoesNotHeedStopsEnds) {
@@ -223,11 +222,9 @@ TEST(OwnMpi, WaitsAreWatched) {
       << job.output;
 }
 
-TEST(OwnMpi, WhatItCannotDoThrows) {
-  for (const char* way : {"too_early", "too_late", "thread", "error"}) {
-    const JobResult job = run_job(1, concat("own_mpi_probe ", way));
-    EXPECT_EQ(job.code, 0) << way << '\n' << job.output;
-  }
+TEST(OwnMpi, WhatItCannotDoThrows) {  // too early, too late, from another thread, no such root
+  const JobResult job = run_job(2, "own_mpi_probe wrong");
+  EXPECT_EQ(job.code, 0) << job.output;
 }
 
 // What a launcher tells a task, and whether tasks that MPI sees as jobs of one rank are refused.

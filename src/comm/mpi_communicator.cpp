@@ -54,10 +54,6 @@ class MpiCommunicator final : public Communicator {
   MpiCommunicator(MPI_Comm comm, std::shared_ptr<Watchdog> watchdog,
                   std::shared_ptr<CheckRule> rule)
       : Communicator(std::move(watchdog), make_mpi_contract(comm, std::move(rule))), comm_(comm) {
-    int level = MPI_THREAD_SINGLE;
-    mpi_check(MPI_Query_thread(&level), "MPI_Query_thread");
-    one_thread_ = level < MPI_THREAD_SERIALIZED;
-    mpi_check(MPI_Comm_set_errhandler(comm_, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
     mpi_check(MPI_Comm_rank(comm_, &rank_), "MPI_Comm_rank");
     mpi_check(MPI_Comm_size(comm_, &size_), "MPI_Comm_size");
   }
@@ -169,15 +165,10 @@ class MpiCommunicator final : public Communicator {
   }
 
  private:
-  /// For each call: the thread that may make it is looked at where MPI makes a difference.
+  /// For each call.
   MPI_Comm comm() const {
-    if (!one_thread_) return comm_;
-    int main = 0;
-    mpi_check(MPI_Is_thread_main(&main), "MPI_Is_thread_main");
-    if (main != 0) return comm_;
-    throw Error(
-        "A communicator was called from a thread that did not initialise MPI, which needs "
-        "MPI_THREAD_SERIALIZED or more from MPI_Init_thread.");
+    check_mpi_thread();
+    return comm_;
   }
 
   static MPI_Datatype checked_type(const at::Tensor& t) {
@@ -205,8 +196,7 @@ class MpiCommunicator final : public Communicator {
 
   MPI_Comm comm_;
   int rank_ = 0, size_ = 1;
-  bool one_thread_ = false;  // all calls come from the thread that initialised MPI
-  at::Tensor staging_;       // uint8
+  at::Tensor staging_;  // uint8
 };
 
 }  // namespace
@@ -235,6 +225,17 @@ bool mpi_initialised() {
   return up != 0;
 }
 
+void check_mpi_thread() {
+  int level = MPI_THREAD_SINGLE, main = 0;
+  mpi_check(MPI_Query_thread(&level), "MPI_Query_thread");
+  if (level >= MPI_THREAD_SERIALIZED) return;
+  mpi_check(MPI_Is_thread_main(&main), "MPI_Is_thread_main");
+  if (main != 0) return;
+  throw Error(
+      "A communicator was called from a thread that did not initialise MPI, which needs "
+      "MPI_THREAD_SERIALIZED or more from MPI_Init_thread.");
+}
+
 bool mpi_usable() noexcept {
   int up = 0, down = 0;
   MPI_Initialized(&up);
@@ -245,6 +246,8 @@ bool mpi_usable() noexcept {
 CommPtr make_mpi_communicator(MPI_Comm comm, std::shared_ptr<Watchdog> watchdog) {
   MPI_Comm copy = MPI_COMM_NULL;
   mpi_check(MPI_Comm_dup(comm, &copy), "MPI_Comm_dup");
+  // Inherited by what is duplicated or split off from it.
+  mpi_check(MPI_Comm_set_errhandler(copy, MPI_ERRORS_RETURN), "MPI_Comm_set_errhandler");
   return std::make_shared<MpiCommunicator>(copy, std::move(watchdog),
                                            std::make_shared<CheckRule>());
 }

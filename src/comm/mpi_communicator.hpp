@@ -19,12 +19,15 @@ bool mpi_usable() noexcept;
 /// who compare over a duplicate of it. Null for one rank.
 std::shared_ptr<Contract> make_mpi_contract(MPI_Comm comm, std::shared_ptr<CheckRule> rule);
 
+/// Throws Error where MPI gives less than MPI_THREAD_SERIALIZED and this is another thread than the
+/// one that initialised it.
+void check_mpi_thread();
+
 /// True from MPI_Init on. Throws Error(kSystem) if MPI is finalised: it cannot start again.
 bool mpi_initialised();
 
 /// Collective over `comm`, which is duplicated and stays the caller's. `watchdog` (may be null)
-/// learns of its collectives. Where MPI gives less than MPI_THREAD_SERIALIZED, calls from another
-/// thread than the one that initialised MPI throw.
+/// learns of its collectives.
 CommPtr make_mpi_communicator(MPI_Comm comm, std::shared_ptr<Watchdog> watchdog);
 
 }  // namespace syncbn

@@ -20,12 +20,14 @@ class MpiControl final : public ControlChannel {
   MpiControl& operator=(const MpiControl&) = delete;
 
   bool same(uint64_t number) override {
+    check_mpi_thread();
     uint64_t most[2] = {number, ~number};  // the largest, and of the complements the smallest's
     mpi_check(MPI_Allreduce(MPI_IN_PLACE, most, 2, MPI_UINT64_T, MPI_MAX, comm_), "MPI_Allreduce");
     return most[0] == ~most[1];
   }
 
   std::vector<std::string> gather(const std::string& text) override {
+    check_mpi_thread();
     constexpr size_t kBytes = 4096;  // what is longer is cut
     std::vector<char> own(kBytes, '\0'), all(kBytes * static_cast<size_t>(size_), '\0');
     std::memcpy(own.data(), text.data(), std::min(text.size(), kBytes - 1));

@@ -19,7 +19,8 @@ using Seconds = std::chrono::duration<double>;
 
 constexpr auto kRelaxed = std::memory_order_relaxed;
 constexpr Seconds kMostBetweenLooks(0.25);
-constexpr Seconds kStill(1);  // much longer than a busy machine takes to give a thread its turn
+constexpr Seconds kStill(1);     // much longer than a busy machine takes to give a thread its turn
+constexpr Seconds kRecently(5);  // from being continued to being told to end
 constexpr Seconds kForOtherRanks(1);  // mpirun kills all soon after the first has gone
 const char kCollective[] = "a collective";
 
@@ -125,26 +126,31 @@ void Watchdog::say(const std::string& what) const {
   static_cast<void>(written);  // nothing is left to be done about it
 }
 
+bool Watchdog::counts() const {
+  return !paused_ && (watched_ == Watched::kEverything || waits_for_ != nullptr);
+}
+
 void Watchdog::heed_sigterm(Seconds silent, Seconds still) {
+  if (!termination_requested()) return;
   const auto long_enough = [&](Seconds time) {
     return limit_s_ > 0 && 2 * time.count() >= limit_s_;
   };
-  const bool stuck = !paused_ && long_enough(silent);
-  const bool stopped = long_enough(still);
-  if (!termination_requested() || ((heeds_stop_ || heeded_) && !stuck && !stopped)) return;
-  if (stopped) {
-    say(concat("stood still for ", std::lround(still.count()),
-               " s, as a stopped process does, and was ended by SIGTERM"));
-  } else if (stuck) {
-    say(concat("ended by SIGTERM after ", std::lround(silent.count()), " s without progress"));
+  if (!told_sigterm_ && long_enough(still)) {
+    say(concat("got SIGTERM when it had stood still for ", std::lround(still.count()),
+               " s, as a stopped process does"));
+    told_sigterm_ = true;
+  } else if (!told_sigterm_ && long_enough(silent) && !paused_) {
+    say(concat("got SIGTERM after ", std::lround(silent.count()), " s without progress"));
+    told_sigterm_ = true;
   }
+  const bool hangs = counts() && long_enough(silent);
+  if ((heeds_stop_ || heeded_) && !hangs) return;
   std::signal(SIGTERM, SIG_DFL);
   std::raise(SIGTERM);
 }
 
 void Watchdog::end_if_over(Seconds silent) {
-  const bool counts = !paused_ && (watched_ == Watched::kEverything || waits_for_ != nullptr);
-  if (limit_s_ <= 0 || silent.count() < limit_s_ || !counts) return;
+  if (limit_s_ <= 0 || silent.count() < limit_s_ || !counts()) return;
   say(concat("no progress for ", limit_s_, " s"));
   std::this_thread::sleep_for(kForOtherRanks);
   // _exit, not exit or abort: destructors of a stuck process would wait for what it waits for.
@@ -172,7 +178,7 @@ void Watchdog::watch() {
     looked = now;
     if (beats != seen) since = now;
     seen = beats;
-    heed_sigterm(now - since, now - woke < kStill ? stood_still : Seconds(0));
+    heed_sigterm(now - since, now - woke < kRecently ? stood_still : Seconds(0));
     end_if_over(now - since);
   }
 }

@@ -27,8 +27,9 @@ enum class Watched {
 /// calls _exit(124). mpirun then ends the job. A limit ≤ 0: never.
 ///
 /// It also ends the process on SIGTERM, which `install_stop_signals` (comm/stop.hpp) only notes,
-/// unless a HeedsStop lives. If there was no progress for half of the limit it does so in any case,
-/// and says where: a rank that mpirun ends because another one reached its limit is still heard.
+/// unless a HeedsStop lives and there was progress within half of the limit. Without progress for
+/// so long it also says where: a rank that mpirun ends when another reached its limit is still
+/// heard.
 ///
 /// Never calls MPI. Its calls are for one thread, and wait-free but for set_limit and set_name.
 class Watchdog {
@@ -94,15 +95,16 @@ class Watchdog {
 
  private:
   void watch();
+  bool counts() const;
   void heed_sigterm(std::chrono::duration<double> silent, std::chrono::duration<double> still);
   void end_if_over(std::chrono::duration<double> silent);
   std::string where() const;
   void say(const std::string& what) const;
 
-  std::string who_;  // guarded by mutex_, as are the next three
+  std::string who_;  // guarded by mutex_, as are the next four
   double limit_s_;
   Watched watched_;
-  bool ends_ = false;
+  bool ends_ = false, told_sigterm_ = false;
   std::atomic<const char*> phase_{"start"};
   std::atomic<int64_t> step_{-1};
   std::atomic<uint64_t> beats_{0};

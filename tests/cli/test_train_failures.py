@@ -77,7 +77,9 @@ def test_a_stopped_rank_ends_the_job(tmp_path):
     assert returned == 124, stderr
     assert limit - 0.5 < seconds < limit + REPORT_S
     assert re.search("^rank 0/2 .*: no progress for 2 s: waiting in collective [0-9]+ of 2 ranks "
-                     r"\(.*\) in 'training' of step", stderr, re.MULTILINE), stderr
+                     r"\(.*\) in '(training|evaluation)' of step", stderr, re.MULTILINE), stderr
+    assert re.search("^rank 1/2 .*: got SIGTERM when it had stood still for [2-5] s", stderr,
+                     re.MULTILINE), stderr
 
 
 def test_a_rank_stopped_while_the_data_loads_ends_the_job(tmp_path):
@@ -89,7 +91,8 @@ def test_a_rank_stopped_while_the_data_loads_ends_the_job(tmp_path):
     os.kill(waiting, signal.SIGSTOP)
     returned, stderr, seconds = job.end()
     assert returned == 124, stderr
-    assert seconds < limit + REPORT_S
+    reading = 5  # which is no wait
+    assert seconds < reading + limit + REPORT_S
     assert "rank 0/2" in stderr and "no progress for 3 s: waiting " in stderr
     assert "in 'loading the data'" in stderr
     assert not (tmp_path / "run").exists()
@@ -125,7 +128,8 @@ def test_a_rank_that_freezes_in_the_first_collective_ends_the_job(tmp_path):
     code, stderr, seconds = frozen("MPI_Allgather", *trainer.arguments(SMALL),
                                    "--run.out", tmp_path / "run", SYNCBN_START_TIMEOUT="4")
     assert code == 124, stderr
-    assert seconds < 4 + 10
+    start = 10  # of MPI, on a busy machine; mpirun itself would give up after 120 s
+    assert seconds < start + 4 + REPORT_S
     assert re.search("rank 0/2 .* no progress for 4 s: waiting in collective 1 of 2 ranks .* in "
                      "'reading the command line'", stderr), stderr
 
@@ -156,17 +160,18 @@ def test_signals_wait_while_the_program_is_loaded(tmp_path):
     job.process.send_signal(signal.SIGUSR1)
     returned, stderr, _ = job.end()
     assert returned == 75, stderr
-    assert "stopped on request after step 1;" in stderr
+    assert re.search("stopped on request after step [1-9];", stderr), stderr
     loading = trainer.run("--version", env=trainer.environment(LD_DEBUG="files")).stderr
     assert -1 < loading.find("libsyncbn_early_signals") < loading.find("libtorch")
 
 
 def test_a_limit_of_file_size_is_a_full_disk(tmp_path):
     options = {**SMALL, "model.hidden": "1024,512", "run.out": tmp_path / "run"}
-    limited = ["bash", "-c", 'ulimit -f 1000; exec "$@"', "bash"]
+    limited = ["bash", "-c", 'ulimit -f 6000; exec "$@"', "bash"]
     result = trainer.run(*trainer.arguments(options), prefix=limited, ranks=None)
     assert result.code == 74, result.stderr
-    assert "File too large" in result.sentence()
+    assert "step-000000000002.safetensors" in result.sentences()[-1]
+    assert "File too large" in result.sentences()[-1]
 
 
 SLURM_STEP = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_LOCALID": "0"}
