@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include "comm/thread_speed.hpp"
+
 namespace syncbn {
 namespace {
 
@@ -92,6 +94,36 @@ TEST(Threads, WarnsOfCoresLeftIdleByBinding) {
       << "one thread was asked for";
   EXPECT_TRUE(plan_all_threads({bound("a", 0, 1, 2), bound("a", 1, 1, 2)}, 0)[0].warnings.empty())
       << "no core is idle";
+}
+
+TEST(Threads, WarnsOnceOfTheRankThatThreadsSlowDownMost) {
+  const ThreadSpeed alone{1, 1e-3, 1e-3}, helped{2, 1e-3, 6e-4}, slowed{2, 1e-3, 2.9e-3},
+      stuck{4, 1e-3, 30e-3}, worse{8, 1e-4, 31e-4};
+  const auto warning = [](const std::vector<ThreadSpeed>& speeds) {
+    return warn_slow_threads(speeds, {"a", "b", "c"});
+  };
+  EXPECT_TRUE(warning({alone, helped, slowed}).empty()) << "threads may cost a little";
+  const auto one = warning({alone, worse, stuck});
+  ASSERT_EQ(one.size(), 1u);
+  EXPECT_NE(one[0].find("rank 1 on b"), std::string::npos) << one[0];
+  EXPECT_NE(one[0].find("31 times as long on its 8 threads"), std::string::npos) << one[0];
+  EXPECT_NE(one[0].find("--run.threads 1"), std::string::npos) << one[0];
+  EXPECT_NE(one[0].find("--bind-to none"), std::string::npos) << one[0];
+}
+
+TEST(Threads, OneThreadNeedsNoTry) {
+  EXPECT_EQ(try_threads(1).slowdown(), 1);
+}
+
+TEST(Threads, TryingLeavesTheThreadsAsAskedFor) {
+  const int before = at::get_num_threads();
+  const ThreadSpeed speed = try_threads(2);
+  EXPECT_EQ(speed.threads, 2);
+  EXPECT_GT(speed.on_one_s, 0);
+  EXPECT_GT(speed.on_all_s, 0);
+  EXPECT_LT(speed.on_one_s, 1) << "some rounds were had";
+  EXPECT_EQ(at::get_num_threads(), 2);
+  at::set_num_threads(before);
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ struct RankFacts {
   std::string host;
   int local_rank = 0;
   std::vector<DeviceFacts> devices;
-  std::string obstacle;  ///< why CUDA does not work here though there is a driver; may be empty
+  std::string obstacle{};  ///< why CUDA does not work here though there is a driver; may be empty
 };
 
 /// Why a host with an NVIDIA driver has no device for this build; empty where there is no driver,

@@ -110,7 +110,8 @@ struct ThreadPlan {
 /// share them (at least 1; OMP_NUM_THREADS, when set, is taken instead). Warns when threads of one
 /// rank share one core because the launcher bound it, when the ranks of a node together run more
 /// threads than its cores, when several ranks are bound to one and the same core, and when ranks
-/// bound to one core each leave most cores idle. Sets the count.
+/// bound to one core each leave most cores idle. Sets the count. Where it is above 1, tries typical
+/// work on one thread and on so many for some tens of milliseconds, and warns if they slow it down.
 ThreadPlan plan_threads(Runtime& runtime, int requested);
 
 }  // namespace syncbn

@@ -1,6 +1,5 @@
 #include "comm/thread_speed.hpp"
 
-#include <ATen/ATen.h>
 #include <ATen/Parallel.h>
 
 #include <algorithm>
@@ -13,9 +12,11 @@ namespace syncbn {
 namespace {
 
 constexpr int kRounds = 5;
-constexpr double kRound_s = 1e-3;   // of each number of threads in a round, if the work is that short
-constexpr double kAll_s = 40e-3;    // after which no round begins
-constexpr double kSlowdown = 3;     // above which a warning is due: threads may cost, but not so much
+constexpr double kRound_s = 1e-3;  // of each number of threads in a round, and one call at least
+constexpr double kAll_s = 20e-3;   // after which no round begins
+constexpr double kSlowdown = 3;    // from which a warning is due: threads may cost, but not so much
+// The work: passes over the rows of a batch of images, on one thread some tenths of a millisecond.
+constexpr int64_t kRows = 64, kColumns = 784, kPasses = 16;
 
 // Calls of the work in a round, of which the mean counts.
 template <class F>
@@ -37,10 +38,16 @@ ThreadSpeed try_threads(int threads) {
   ThreadSpeed speed;
   speed.threads = threads;
   if (threads == 1) return speed;
-  const at::Tensor x = at::ones({64, 784}), w = at::ones({784, 128}), y = at::empty({64, 128});
+  std::vector<float> rows(kRows * kColumns, 1);
   const auto work = [&] {
-    at::mm_out(const_cast<at::Tensor&>(y), x, w);
-    const_cast<at::Tensor&>(x).mul_(1);
+    at::parallel_for(0, kRows, 1, [&](int64_t begin, int64_t end) {
+      for (int64_t pass = 0; pass < kPasses; ++pass) {
+        for (int64_t i = begin * kColumns; i < end * kColumns; ++i) {
+          float& value = rows[static_cast<size_t>(i)];
+          value = value * 0.5F + 1;
+        }
+      }
+    });
   };
   const auto on = [&](int n) {
     at::set_num_threads(n);
@@ -64,11 +71,12 @@ std::vector<std::string> warn_slow_threads(const std::vector<ThreadSpeed>& speed
       [](const ThreadSpeed& a, const ThreadSpeed& b) { return a.slowdown() < b.slowdown(); });
   if (slowest == speeds.end() || slowest->slowdown() < kSlowdown) return {};
   const auto rank = static_cast<size_t>(slowest - speeds.begin());
-  return {concat("threads slow rank ", rank, " on ", hosts[rank], " down: typical work takes ",
-                 std::lround(slowest->slowdown()), " times as long on its ", slowest->threads,
-                 " threads as on one, as measured just now, for they share cores among themselves or "
-                 "with other programs; set --run.threads 1, or give each rank free cores of its own "
-                 "(mpirun --bind-to none, fewer ranks).")};
+  return {
+      concat("threads slow rank ", rank, " on ", hosts[rank], " down: a typical loop takes ",
+             std::lround(slowest->slowdown()), " times as long on its ", slowest->threads,
+             " threads as on one, as measured just now, for they share cores among themselves or "
+             "with other programs; set --run.threads 1, or give each rank free cores of its own "
+             "(mpirun --bind-to none, fewer ranks).")};
 }
 
 }  // namespace syncbn

@@ -12,6 +12,8 @@
 #include <sstream>
 #include <tuple>
 
+#include "comm/thread_speed.hpp"
+
 namespace syncbn {
 namespace {
 
@@ -175,6 +177,16 @@ CoreFacts decode(const std::string& text) {
   return facts;
 }
 
+std::string encode(const ThreadSpeed& speed) {
+  return concat(speed.threads, ' ', speed.on_one_s, ' ', speed.on_all_s);
+}
+
+ThreadSpeed decode_speed(const std::string& text) {
+  ThreadSpeed speed;
+  std::istringstream(text) >> speed.threads >> speed.on_one_s >> speed.on_all_s;
+  return speed;
+}
+
 }  // namespace
 
 std::vector<ThreadPlan> plan_all_threads(const std::vector<CoreFacts>& ranks, int requested) {
@@ -196,10 +208,24 @@ std::vector<ThreadPlan> plan_all_threads(const std::vector<CoreFacts>& ranks, in
 ThreadPlan plan_threads(Runtime& runtime, int requested) {
   CoreFacts own{runtime.host(), cores_of(0), cores_of(getppid()), omp_threads()};
   std::vector<CoreFacts> ranks;
-  for (const auto& text : runtime.world()->gather_text(encode(own), {"cores of the ranks"}))
+  for (const auto& text : runtime.world()->gather_text(encode(own), {"cores of the ranks"})) {
     ranks.push_back(decode(text));
-  ThreadPlan plan = plan_all_threads(ranks, requested)[static_cast<size_t>(runtime.rank())];
+  }
+  const std::vector<ThreadPlan> plans = plan_all_threads(ranks, requested);
+  ThreadPlan plan = plans[static_cast<size_t>(runtime.rank())];
   at::set_num_threads(plan.threads);
+  if (std::all_of(plans.begin(), plans.end(), [](const ThreadPlan& p) { return p.threads == 1; })) {
+    return plan;
+  }
+  // All ranks try at once, as they will train.
+  std::vector<ThreadSpeed> speeds;
+  std::vector<std::string> hosts;
+  const std::string own_speed = encode(try_threads(plan.threads));
+  for (const auto& text : runtime.world()->gather_text(own_speed, {"speed of the threads"})) {
+    hosts.push_back(ranks[speeds.size()].host);
+    speeds.push_back(decode_speed(text));
+  }
+  for (const auto& more : warn_slow_threads(speeds, hosts)) plan.warnings.push_back(more);
   return plan;
 }
 
