@@ -111,7 +111,7 @@ def test_the_configuration_is_rank_0s_copy(tmp_path):
         (tmp_path / folder / "own.ini").write_text(f"[train]\nbatch = {batch}\n")
     ranks = [["-n", "1", "--wdir", str(tmp_path / folder), trainer.PROGRAM, "--config", "own.ini",
               "--print-config"] for folder in ("first", "second")]
-    result = trainer.run(program="mpirun", *ranks[0], ":", *ranks[1])
+    result = trainer.run(*ranks[0], ":", *ranks[1], program="mpirun")
     assert result.code == 0, result.stderr
     assert "batch = 8\n" in result.stdout
 
