@@ -368,7 +368,7 @@ TEST(Trainer, RefusesABatchThatDoesNotSuitTheData) {
 
 TEST(Trainer, ARefusedValueFromAFileHasTheFilesCode) {
   Job job = job_with({{"train.batch", "302"}});
-  job.options.from_file["train.batch"] = "test.ini: line 3";
+  job.options.from_file = {{"data.limit", "test.ini: line 2"}, {"train.batch", "test.ini: line 3"}};
   expect_error([&] { job.trainer(); }, ExitCode::kConfig, {"train.batch"});
 }
 
