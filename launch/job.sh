@@ -31,6 +31,20 @@ names_folder() {
     END { exit !found }' "$config"
 }
 
+# folder_of CONFIG ARGUMENT…: that folder; nothing if nobody has named one.
+folder_of() {
+  local config=$1 word before='' value=''
+  shift
+  for word in "$@"; do
+    [[ $before != --run.out ]] || value=$word
+    [[ $word != --run.out=* ]] || value=${word#*=}
+    before=$word
+  done
+  [[ -n $value ]] || value=$(awk '/^[[:space:]]*\[/ { run = /\[run\]/ }
+    run && sub(/^[[:space:]]*out[[:space:]]*=[[:space:]]*/, "") { sub(/[[:space:]]+(#.*)?$/, ""); print; exit }' "$config")
+  printf '%s\n' "$value"
+}
+
 # new_folder CONFIG SUFFIX: where a training of this configuration goes if nobody has named a folder.
 new_folder() {
   local name=${1##*/}
@@ -47,7 +61,10 @@ resumed() {
   is_given resume "$@" || arguments+=(--resume)
 }
 
-job='' job_status=0 job_interrupted=false stop_asked=false early_signal=''
+# began FOLDER: tells one beginning of a run in this folder from another; nothing if it holds none.
+began() { stat -c '%i %y' "$1/config.ini" 2>/dev/null || true; }
+
+job='' job_status=0 job_interrupted=false stop_asked=false stop_signal='' early_signal=''
 
 # job_catches SIGNAL: the job's launcher has a handler for this signal by now.
 job_catches() {
@@ -59,12 +76,13 @@ job_catches() {
 # pass_on SIGNAL: sends a signal on to the launcher, which sends it to all ranks. In its first moments
 # the launcher would die of it, so this waits for its handler, 5 s at most.
 pass_on() {
-  stop_asked=true job_interrupted=true
+  # shellcheck disable=SC2034  # slurm.sbatch asks which signal it was
+  stop_asked=true job_interrupted=true stop_signal=$1
   [[ -n $job ]] || { early_signal=$1 && return; }
   local tries
   for ((tries = 0; tries < 50; ++tries)); do
     if job_catches "$1" || ! kill -0 "$job" 2>/dev/null; then break; fi
-    sleep 0.1
+    sleep 0.1 || true  # which a second Ctrl-C ends
   done
   kill -s "$1" "$job" 2>/dev/null || true
 }
@@ -109,7 +127,8 @@ explain() {
 
 # run_job RESTARTS LAUNCHER… -- PROGRAM ARGUMENT…: runs the job, and again, RESTARTS times at most, if a
 # process was killed (137), crashed (139), made no progress (124), or MPI, CUDA or NCCL failed (71).
-# A training is resumed; a study goes on by itself. No other code would change by a second try, and
+# A training is resumed, unless it had not begun yet in a folder that holds an older run, which must not be
+# taken for it; a study goes on by itself. No other code would change by a second try, and
 # after SIGUSR1, SIGTERM, SIGINT or SIGHUP nothing is started again. Ends with job_status set.
 # Two functions are called if there are such: `before_start` before each start, which may set `start`,
 # words that come before the launcher's, and `before_restart` once a job has ended that is to start again.
@@ -120,6 +139,10 @@ run_job() {
   program=$2
   shift 2
   arguments=("$@")
+  local config=/dev/null folder='' older=''
+  [[ ${1:-} != --config ]] || config=$2
+  folder=$(folder_of "$config" "$@")
+  [[ -z $folder ]] || older=$(began "$folder")
   while true; do
     ! declare -F before_start >/dev/null || before_start
     supervise ${start[@]+"${start[@]}"} "${launcher[@]}" "$program" "${arguments[@]}"
@@ -130,7 +153,8 @@ run_job() {
     restarts=$((restarts + 1))
     say "The job ended with $job_status${why:+: $why}. Restart $restarts of $most"
     ! declare -F before_restart >/dev/null || before_restart
-    [[ $program == *-study ]] || resumed "${arguments[@]}"
+    if [[ $program == *-study ]] || [[ -n $older && $(began "$folder") == "$older" ]]; then continue; fi
+    resumed "${arguments[@]}"
   done
   [[ -z ${why:-} ]] || say "The job ended with $job_status: $why."
 }
@@ -178,7 +202,7 @@ end_processes() {
     [[ -n $left ]] || return 0
     # shellcheck disable=SC2086  # one word for each process
     ((tries < 100)) || kill -s KILL $left 2>/dev/null || true
-    sleep 0.1
+    sleep 0.1 || true
   done
 }
 

@@ -191,10 +191,10 @@ build_targets() {
   say "Building ($jobs at a time)"
   local status=0 progress
   rm -f "$build/log/build.log"
-  show_progress "$build/log/build.log" &
+  show_progress "$build/log/build.log" 9<&- &
   progress=$!
   (logged build "The build failed." ninja -C "$build" -j "$jobs" "$@") || status=$?
-  kill "$progress"
+  kill "$progress" 2>/dev/null || true
   wait "$progress" 2>/dev/null || true
   ((status == 0)) || exit "$status"
   [[ ! -t 2 ]] || printf '\r' >&2

@@ -7,6 +7,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../launch/setup.sh"
 
+help_if_asked "$@"
 [[ -x $build/syncbn-train ]] || die 66 "there is no build in $build: run launch/setup.sh."
 cd "$root"
 SYNCBN_BUILD_DIR=$build PYTHONPATH=$root/tests exec "$venv/bin/python" -m endurance.faults "$@"

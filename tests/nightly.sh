@@ -5,10 +5,15 @@
 #   tests/nightly.sh [PART …]      of: tests faults kills mutations fuzz soak asan tsan
 #
 # Each part ends in a line that says what it did; a part that fails does not stop the others, and makes the exit code 1.
-# tests/endurance/results holds the figures of whole runs and says how they were made.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../launch/setup.sh"
 
+help_if_asked "$@"
+parts=(tests faults kills mutations fuzz soak asan tsan)
+(($#)) || set -- "${parts[@]}"
+for name in "$@"; do
+  [[ " ${parts[*]} " == *" $name "* ]] || die 64 "unknown part '$name'; the parts are ${parts[*]}."
+done
 setup
 install_packages clang libclang-rt-14-dev
 data=$("$root/launch/fetch_mnist.sh") || die $? "no data; the lines above say why."
@@ -51,11 +56,12 @@ fuzz() {
     printf 'fuzz: %s, %s executions, no finding\n' "$target" \
       "$(awk '/number_of_executed_units/ { print $2 }' "$found/$target.log")"
   done
+  rm -rf "$found"
 }
 
 part() {
   case $1 in
-    tests) ctest --test-dir "$build" -L nightly --output-on-failure ;;
+    tests) ctest --test-dir "$build" -L nightly --output-on-failure --no-tests=error ;;
     faults) tests/faults.sh ;;
     kills) in_python kills --kills 20 --seed "$RANDOM" ;;
     mutations) in_python mutations --files 3000 --whole 60 --seed "$RANDOM" ;;
@@ -64,11 +70,9 @@ part() {
     asan) sanitized asan '^(comm_test|sync_batch_norm_test|runtime_test|idx_test|checkpoint_test)(\.np2)?$' \
       comm_test sync_batch_norm_test runtime_test runtime_probe idx_test checkpoint_test ;;
     tsan) sanitized tsan '^(stop_test|runtime_test|poll_test)$' stop_test runtime_test runtime_probe poll_test ;;
-    *) die 64 "unknown part '$1'; the parts are tests faults kills mutations fuzz soak asan tsan." ;;
   esac
 }
 
-(($#)) || set -- tests faults kills mutations fuzz soak asan tsan
 failed=()
 for name in "$@"; do
   say "$name"

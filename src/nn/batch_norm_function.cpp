@@ -73,8 +73,8 @@ struct Normalise : public torch::autograd::Function<Normalise> {
     moments(x_rows, rows, /*alone=*/false, stats);
     exchange.run({"SyncBatchNorm's moments"});
     at::Tensor y = from_rows(x, dtype, [&](at::Tensor& y_rows) {
-      normalise(x_rows, rows, stats, gamma.to(dtype), beta.to(dtype), eps, Activation::kNone,
-                y_rows);
+      normalise(x_rows, rows, stats, gamma.to(dtype).contiguous(), beta.to(dtype).contiguous(), eps,
+                Activation::kNone, y_rows);
     });
     context->save_for_backward({x, gamma, stats});
     context->saved_data["eps"] = eps;
@@ -114,7 +114,8 @@ struct Normalise : public torch::autograd::Function<Normalise> {
     const at::Tensor own = sums[0].to(gamma.scalar_type(), /*non_blocking=*/false, /*copy=*/true);
     exchange.run({"SyncBatchNorm's gradient sums"});
     const at::Tensor dx = from_rows(x, dtype, [&](at::Tensor& dx_rows) {
-      input_gradient(x_rows, dy_rows, rows, stats, sums, gamma.to(dtype), eps, dx_rows);
+      input_gradient(x_rows, dy_rows, rows, stats, sums, gamma.to(dtype).contiguous(), eps,
+                     dx_rows);
     });
     return {dx, own.narrow(0, features, features), own.narrow(0, 0, features)};
   }

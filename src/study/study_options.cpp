@@ -53,7 +53,7 @@ std::vector<std::string> parse_range(const std::string& key, const std::string& 
   }
   if (whole && last > kMostWhole) refuse(key, "a range of whole numbers up to 2^53", text);
   std::vector<std::string> values;
-  const double slack = 1 + 1e-6;  // of the rounded digits of a factor
+  const double slack = whole ? 1 : 1 + 1e-6;  // of the rounded digits of a factor
   for (size_t i = 0;; ++i) {
     const double value = multiplies ? first * std::pow(by_value, static_cast<double>(i))
                                     : first + by_value * static_cast<double>(i);

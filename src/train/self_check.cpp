@@ -50,7 +50,8 @@ double median(std::vector<double> values) {
 Options synthetic(Options options, int ranks) {
   options.data.name = "synthetic";
   options.data.validation = "test";
-  options.data.limit = 0;  // all of them: a global batch may be as large
+  options.run.keep_best = false;  // nothing is kept
+  options.data.limit = 0;         // all of them: a global batch may be as large
   // B is the same for every grouping.
   options.train.batch = global_batch(options.train, ranks);
   options.train.batch_per_rank = 0;

@@ -3,7 +3,7 @@
     python -m endurance.kills [--kills 200] [--seed 1]
 
 A study is started on 1 to 4 ranks and a rank, or mpirun, is killed at a random moment; the same command goes on until
-the study is done, and then another begins. Every fourth kill is of a training that goes on with --resume.
+the study is done, and then another begins. Every fourth job is a training, which goes on with --resume.
 """
 
 import argparse
@@ -68,6 +68,7 @@ def main():
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=1)
     wanted = parser.parse_args()
+    print(f"seed {wanted.seed}", flush=True)
     chance, started = random.Random(wanted.seed), time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)

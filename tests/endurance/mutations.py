@@ -160,6 +160,7 @@ def main():
     parser.add_argument("--whole", type=int, default=500)
     parser.add_argument("--seed", type=int, default=1)
     wanted = parser.parse_args()
+    print(f"seed {wanted.seed}", flush=True)
     chance, started = random.Random(wanted.seed), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         files = replay(wanted.files, chance, pathlib.Path(folder))

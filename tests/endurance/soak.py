@@ -69,25 +69,29 @@ def main():
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=1)
     wanted = parser.parse_args()
+    print(f"seed {wanted.seed}", flush=True)
     chance, known = random.Random(wanted.seed), left_behind()
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)
         text = study.TEXT.split("[experiment")[0].replace("epochs = 120", "epochs = 1")
         config = study.write(folder, text + "[experiment a]\ntrain.batch = 16 | 32\n")
-        long = Job(2, lambda _: list(folder.glob("long/checkpoints/step-*")), {**LONG, "run.out": folder / "long"})
+        log = open(folder / "long.log", "w")  # a pipe that nobody reads would stop it
+        long = Job(2, lambda _: list(folder.glob("long/checkpoints/step-*")), {**LONG, "run.out": folder / "long"},
+                   timeout=int(60 * wanted.minutes) + 300, stdout=log, stderr=log)
         started, jobs, samples = time.monotonic(), 0, []
         while (passed := time.monotonic() - started) < 60 * wanted.minutes:
             code, expected = short_job(jobs, chance, folder, config)
             assert code in expected, f"job {jobs} ended with {code}, expected {expected}"
             shutil.rmtree(folder / f"short{jobs}", ignore_errors=True)
             jobs += 1
-            assert long.process.poll() is None, long.process.communicate()[1]
+            assert long.process.poll() is None, (folder / "long.log").read_text()[-2000:]
             samples.append((passed, [(resident_bytes(pid), descriptors(pid)) for pid in long.ranks],
                             len(list((folder / "long").rglob("*"))),
                             len(left_behind(known))))
         long.process.send_signal(signal.SIGUSR1)
-        code, stderr, _ = long.end()
-        assert code == 75, stderr
+        code = long.end()[0]
+        log.close()
+        assert code == 75, (folder / "long.log").read_text()[-2000:]
         flat = [sample for sample in samples if sample[0] > FLAT_FROM * 60 * wanted.minutes]
         first, last = flat[0], flat[-1]
         growth = max(b[0] / a[0] for a, b in zip(first[1], last[1]))
