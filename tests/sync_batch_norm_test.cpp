@@ -212,6 +212,21 @@ TEST(SyncBatchNorm, NonContiguousInputAndGradient) {
   }
 }
 
+TEST(SyncBatchNorm, StridedParameters) {
+  SyncBatchNorm strided = make_norm(), plain = make_norm();
+  const at::Tensor table =
+      torch::arange(2 * kFeatures, torch::dtype(torch::kDouble).device(test_device()))
+          .view({kFeatures, 2});
+  strided->weight.set_data(table.select(1, 0));
+  strided->bias.set_data(torch::ones({1}, table.options()).expand({kFeatures}));
+  set_parameters(plain, strided->weight, strided->bias);
+  const at::Tensor x = torch::randn({7, kFeatures}, table.options());
+  const at::Tensor dy = torch::randn_like(x);
+  const Pass expected = run(plain, x, dy), found = run(strided, x, dy);
+  expect_close(found.y, expected.y, kDouble, "y");
+  expect_close(found.dx, expected.dx, kDouble, "dx");
+}
+
 TEST(SyncBatchNorm, OneSampleThrowsOnEveryRank) {
   SyncBatchNorm norm(BatchNormOptions(kFeatures), world());
   const bool last = world()->rank() + 1 == world()->size();

@@ -123,6 +123,24 @@ def test_a_restart_replaces_nothing(machine):
         "--config configs/main.ini --run.out=here --resume"]
 
 
+def test_an_older_run_is_not_taken_for_the_one_that_replaces_it(machine):
+    """The first start fails before it replaces anything, the second after that."""
+    folder = machine.checkout / "here"
+    folder.mkdir()
+    (folder / "config.ini").write_text("older")
+    machine.has("build/syncbn-train", f'''echo "$@" >>"{machine.checkout}/starts"
+if (($(wc -l <"{machine.checkout}/starts") == 2)); then
+  echo newer >"{folder}/new" && mv "{folder}/new" "{folder}/config.ini"
+fi
+exit 124''')
+    script = machine.start("launch/run_local.sh", "-n", 1, "configs/main.ini", "--overwrite",
+                           "--run.out=here", SYNCBN_MAX_RESTARTS="2")
+    assert ended(script).returncode == 124
+    as_given = "--config configs/main.ini --overwrite --run.out=here"
+    assert (machine.checkout / "starts").read_text().splitlines() == [
+        as_given, as_given, "--config configs/main.ini --run.out=here --resume"]
+
+
 def test_a_study_goes_on_by_itself(machine):
     machine.has("configs/study.ini", "[experiment one]\nnorm.batch = 2 | 4")
     machine.has("build/syncbn-study", f'echo "$@" >>"{machine.checkout}/starts"; kill -SEGV $$')
