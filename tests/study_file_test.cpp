@@ -41,7 +41,7 @@ TEST(List, TakesValuesAndRanges) {
   EXPECT_EQ(parse_list("k", "16 .. 8192 by *4"), (Texts{"16", "64", "256", "1024", "4096"}));
   EXPECT_EQ(parse_list("k", "16 .. 64 by *2 | 100"), (Texts{"16", "32", "64", "100"}));
   EXPECT_EQ(parse_list("k", "1000000 .. 1000002"), (Texts{"1000000", "1000001", "1000002"}));
-  EXPECT_EQ(parse_list("k", "524288 .. 1048575 by *2 | 7"), (Texts{"524288", "7"}));
+  EXPECT_EQ(parse_list("k", "262144 .. 1048575 by *2"), (Texts{"262144", "524288"}));
   EXPECT_TRUE(parse_list("k", "").empty());
 }
 
