@@ -49,12 +49,18 @@ def end(*pids):
         os.kill(pid, signal.SIGKILL)
 
 
+def is_mpirun(pid):
+    try:
+        return "mpirun" in Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:  # it has ended
+        return False
+
+
 def launcher_of(script):
     """The pid of the mpirun that a running script looks after."""
     def found():
         assert script.poll() is None, script.communicate()
-        return [pid for pid in children(script.pid) if children(pid)
-                and "mpirun" in Path(f"/proc/{pid}/cmdline").read_text()]
+        return [pid for pid in children(script.pid) if children(pid) and is_mpirun(pid)]
     return wait_for(found)[0]
 
 
