@@ -13,9 +13,10 @@
 #                       (or, if the file has an [experiment …], to syncbn-study) and wins over the file
 #
 # Sets what Open MPI, OpenMP and NCCL need on one node, unless the environment already says
-# otherwise, prints the whole command, and ends with the job's own exit code. SIGUSR1, SIGTERM, SIGINT
-# and SIGHUP go on to the job, which saves a checkpoint and ends; nothing of it is left, even if mpirun
-# or this script is killed.
+# otherwise, prints the whole command, and ends with the job's own exit code. SIGUSR1 goes on to the
+# job, which saves a checkpoint and ends with 75; after SIGTERM, SIGINT and SIGHUP mpirun leaves it one
+# second to save. Nothing of it is left, even if mpirun is killed; what a killed script leaves in /dev/shm
+# is removed by the next one.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/job.sh"
 
