@@ -24,11 +24,7 @@ is_given() {
 
 # names_folder CONFIG ARGUMENT…: a training's folder is known from its command line or its file.
 names_folder() {
-  local config=$1
-  shift
-  is_given run.out "$@" || awk '/^[[:space:]]*\[/ { run = /\[run\]/ }
-    run && /^[[:space:]]*out[[:space:]]*=[[:space:]]*[^[:space:]]/ { found = 1 }
-    END { exit !found }' "$config"
+  is_given run.out "${@:2}" || [[ -n $(folder_of "$@") ]]
 }
 
 # folder_of CONFIG ARGUMENT…: that folder; nothing if nobody has named one.

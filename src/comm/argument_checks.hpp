@@ -8,7 +8,7 @@
 
 namespace syncbn {
 
-/// What is said of a tensor that cannot be sent ends with what to do instead.
+/// Throws for a tensor that cannot be sent; the message ends with what to do instead.
 inline void check_sendable(const at::Tensor& t) {
   if (!t.defined()) {
     throw Error(

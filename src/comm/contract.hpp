@@ -44,7 +44,7 @@ class ControlChannel {
   virtual bool same(uint64_t number) = 0;
   /// Collective. `text` of every rank, in rank order.
   virtual std::vector<std::string> gather(const std::string& text) = 0;
-  /// Of this process in the job.
+  /// The rank of this process in the whole job.
   virtual int world_rank() const = 0;
   /// Whether its ranks are all of the job, so that all of them end alike.
   virtual bool whole_job() const = 0;

@@ -122,7 +122,7 @@ class NcclHandle {
   double limit_s_;
 };
 
-/// Of the same ranks, which compare by the same channel and rule, and of a communicator of its own.
+/// A contract for another communicator of the same ranks, who compare by the same channel and rule.
 std::shared_ptr<Contract> contract_beside(const Communicator& control) {
   const auto& theirs = control.contract();
   return theirs ? std::make_shared<Contract>(theirs->channel(), theirs->rule()) : nullptr;

@@ -24,7 +24,7 @@ size_t place_of(at::Device device, std::vector<at::Device>& met) {
   return static_cast<size_t>(place);
 }
 
-/// What is the same on every rank for gradients that can be summed: a line per parameter.
+/// A line per parameter. Gradients can be summed where every rank has the same text.
 std::string describe_gradients(const std::vector<at::Tensor>& parameters) {
   std::ostringstream lines;
   std::vector<at::Device> devices;

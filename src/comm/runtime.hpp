@@ -40,7 +40,7 @@ class Runtime {
   int local_size() const { return local_size_; }
   const std::string& host() const { return host_; }
 
-  /// That of this process (comm/watchdog.hpp): sets its limit, tells it of progress.
+  /// The watchdog of this process (comm/watchdog.hpp), to set its limit and to tell it of progress.
   Watchdog& watchdog() { return *watchdog_; }
 
   /// Collective over the node. Zero-filled bytes, one copy per node, mapped into each of its ranks

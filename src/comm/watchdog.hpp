@@ -109,8 +109,8 @@ class Watchdog {
   std::atomic<int64_t> step_{-1};
   std::atomic<uint64_t> beats_{0};
   std::atomic<bool> paused_{false}, heeds_stop_{false}, heeded_{false};
-  // What is waited for, null while computing, and the last collective. The watching thread reads
-  // them when nothing has moved for long, so that they belong together.
+  // These hold what is waited for (null while computing) and the last collective. The watching
+  // thread reads them when nothing has moved for long, so that they belong together.
   std::atomic<const char*> waits_for_{nullptr};
   std::atomic<uint64_t> number_{0};
   std::atomic<int> ranks_{0};

@@ -6,7 +6,6 @@ A study is started on 1 to 4 ranks and a rank, or mpirun, is killed at a random 
 the study is done, and then another begins. Every fourth job is a training, which goes on with --resume.
 """
 
-import argparse
 import hashlib
 import os
 import pathlib
@@ -16,6 +15,7 @@ import sys
 import tempfile
 import time
 
+from endurance import arguments
 from support import study, trainer
 from support.signalled import alive, children
 
@@ -63,12 +63,7 @@ def until_done(words, program, chance, done):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=200)
-    parser.add_argument("--seed", type=int, default=1)
-    wanted = parser.parse_args()
-    print(f"seed {wanted.seed}", flush=True)
+    wanted = arguments(__doc__, kills=200)
     chance, started = random.Random(wanted.seed), time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)

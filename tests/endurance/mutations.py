@@ -6,7 +6,6 @@
 of a training or a study in their places, read by syncbn-train, syncbn-study and the report as a user would.
 """
 
-import argparse
 import gzip
 import os
 import pathlib
@@ -17,6 +16,7 @@ import sys
 import tempfile
 import time
 
+from endurance import arguments
 from support import idx, study, trainer
 
 TARGETS = ("idx", "config", "tensors")
@@ -154,13 +154,7 @@ def whole(count, chance, scratch):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, default=10000)
-    parser.add_argument("--whole", type=int, default=500)
-    parser.add_argument("--seed", type=int, default=1)
-    wanted = parser.parse_args()
-    print(f"seed {wanted.seed}", flush=True)
+    wanted = arguments(__doc__, files=10000, whole=500)
     chance, started = random.Random(wanted.seed), time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         files = replay(wanted.files, chance, pathlib.Path(folder))

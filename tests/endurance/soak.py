@@ -6,7 +6,6 @@ Short jobs are trainings, studies, refusals, stops by signal and killed ranks, o
 that saves a checkpoint every second. What it holds is compared between a fifth of the time and the end.
 """
 
-import argparse
 import os
 import pathlib
 import random
@@ -16,6 +15,7 @@ import sys
 import tempfile
 import time
 
+from endurance import arguments
 from support import study, trainer
 from support.signalled import Job, alive, children
 
@@ -64,12 +64,7 @@ def short_job(number, chance, folder, config):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--seed", type=int, default=1)
-    wanted = parser.parse_args()
-    print(f"seed {wanted.seed}", flush=True)
+    wanted = arguments(__doc__, minutes=30.0)
     chance, known = random.Random(wanted.seed), left_behind()
     with tempfile.TemporaryDirectory() as scratch:
         folder = pathlib.Path(scratch)
