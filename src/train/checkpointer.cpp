@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 
 #include <algorithm>
+#include <filesystem>
 #include <limits>
 #include <map>
 #include <nlohmann/json.hpp>
@@ -11,53 +12,15 @@
 #include "base/options_text.hpp"
 #include "comm/arithmetic.hpp"
 #include "comm/stop.hpp"
+#include "train/run_texts.hpp"
+#include "train/weights.hpp"
 
 namespace syncbn {
 namespace {
 
 constexpr const char* kPosition = "position";
 constexpr const char* kArithmetic = "arithmetic";
-constexpr const char* kStandard = "mean and deviation of data.scale = standard";
 constexpr const char* kBest = "best.";
-
-// Options that may change when a run goes on: where it runs and how long, not what it computes.
-bool may_change(const Options& options, const std::string& key) {
-  if (key == "train.epochs") return options.train.schedule != "cosine";
-  if (key == "train.max_steps" || key == "data.dir") return true;
-  // What these two mean together is the global batch, which is compared instead.
-  if (key == "train.batch" || key == "train.batch_per_rank") return true;
-  const bool is_run = key.compare(0, 4, "run.") == 0;
-  return is_run && key != "run.seed" && key != "run.dtype" && key != "run.reduce" &&
-         key != "run.shards" && key != "run.keep_best";
-}
-
-// An earlier version wrote no text for an option that it did not know: that is the default.
-void add_missing_options(std::map<std::string, std::string>& texts) {
-  const Options defaults;
-  for_each_option(defaults, [&](const std::string& key, const auto&, const char*) {
-    texts.emplace(key, get_option(defaults, key));
-  });
-}
-
-// The mean and deviation that data.scale = standard took of what is not MNIST; empty: none.
-std::string standard_of(const Setting& setting) {
-  if (setting.options.data.scale != "standard" || setting.data.name == "mnist") return "";
-  const PixelScale& scale = setting.data.standard;
-  return concat(write_value(scale.shift), " and ", write_value(scale.divisor));
-}
-
-// Earlier versions scaled every set by MNIST's: to go on would change the inputs in silence.
-void check_standard(const Checkpoint& found, const Checkpoint& own, const std::string& path) {
-  if (own.texts.count(kStandard) == 0 || found.texts.count(kStandard) != 0 ||
-      found.texts.count("data.scale") == 0 || found.texts.at("data.scale") != "standard") {
-    return;
-  }
-  throw Error(concat("'", path, "' is of a version whose data.scale = standard took MNIST's mean ",
-                     "and deviation (0.1307 and 0.3081) for every data set; this version takes ",
-                     "the set's own (", own.texts.at(kStandard), "), and the run would go on with ",
-                     "other inputs: go on with the version that began it, or begin a new run."),
-              ExitCode::kInputDamaged);
-}
 
 nlohmann::ordered_json to_json(const Checkpointer::Position& position) {
   const MetricsRow& row = position.row;
@@ -181,6 +144,7 @@ Reasons Checkpointer::reasons(const std::string& path) const {
   return {{{"train.epochs", "the cosine schedule depends on train.epochs"},
            {"global batch", "train.batch, or train.batch_per_rank times the ranks"},
            {"ranks", "norm.batch = local is a rank's share where run.reduce = fast"},
+           {kWeights, "the file of model.weights has changed"},
            {"run.shards", "the order of sums is a part of the result"},
            {"run.reduce", "the order of sums is a part of the result"},
            {"run.keep_best", "it is known of all epochs or of none"},
@@ -190,15 +154,23 @@ Reasons Checkpointer::reasons(const std::string& path) const {
                  folder_.has_model() ? model : path, ".")};
 }
 
-// A run of train.max_steps = 0 has no checkpoint; what it was is in its config.ini.
-bool Checkpointer::is_finished_without_steps(const Checkpoint& own) const {
+// A run of train.max_steps = 0 has no checkpoint; what it was is in its config.ini and
+// metadata.json. Its weights are compared while their file is there.
+bool Checkpointer::is_finished_without_steps(Checkpoint own) const {
   if (trainer_.steps_in_all() > 0 || !folder_.is_complete(0)) return false;
   const std::string path = folder_.path() + "/config.ini";
   const Options begun = parse_options(CommandLine{}, read_config(path), path);
+  const std::string& weights = setting_.options.model.weights;
+  std::error_code ignored;
+  if (std::filesystem::is_regular_file(weights, ignored)) {
+    own.texts[kWeights] = digest_of_weights(weights);
+  }
   Checkpoint before = own;
+  take_metadata(before.texts, folder_.metadata());
   for (const std::string& key : option_keys()) {
     if (own.texts.count(key) != 0) before.texts[key] = get_option(begun, key);
   }
+  check_standard(before, own, path);
   check_same_run(before, own, path, reasons(path));
   return true;
 }
@@ -230,7 +202,7 @@ Checkpointer::Position Checkpointer::read(CheckpointFolder::Found& found, Checkp
   check_same_run(*found.checkpoint, own, found.path, reasons(found.path));
   check_numbers(position, *found.checkpoint, trainer_, found.path);
   folder_.check_metrics(position.metrics, position.row.epoch);
-  position.weights_sha256 = texts["weights.sha256"];
+  position.weights_sha256 = texts[kWeights];
   const int64_t step = found.checkpoint->step;
   position.finished = step == trainer_.steps_in_all() && folder_.is_complete(step);
   return position;
@@ -372,7 +344,7 @@ void Checkpointer::save(const MetricsRow& row) {
   checkpoint.texts["config"] = to_ini(setting_.options);
   checkpoint.texts["versions"] = version_text();
   if (!setting_.weights_sha256.empty()) {
-    checkpoint.texts["weights.sha256"] = setting_.weights_sha256;
+    checkpoint.texts[kWeights] = setting_.weights_sha256;
   }
   agree(*setting_.runtime.world(), {"writing a checkpoint"}, [&] {
     if (setting_.runtime.rank() != 0) return;

@@ -52,7 +52,7 @@ class Checkpointer {
   Checkpoint describe_run() const;
   Reasons reasons(const std::string& path) const;
   Position read(CheckpointFolder::Found& found, Checkpoint& own) const;
-  bool is_finished_without_steps(const Checkpoint& own) const;
+  bool is_finished_without_steps(Checkpoint own) const;
   NamedTensors tensors_of_best() const;
   void take(Checkpoint& own, const Position& position, const CheckpointFolder::Found& found);
   void write_best();

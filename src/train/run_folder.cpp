@@ -152,10 +152,14 @@ void RunFolder::create(const CommandLine& line) {
   remove_checkpoints(checkpoints());
 }
 
+nlohmann::json RunFolder::metadata() const {
+  return metadata_in(path_);
+}
+
 bool RunFolder::is_complete(int64_t step) const {
-  const nlohmann::json metadata = metadata_in(path_);
-  return has_model() && metadata.value("status", nlohmann::json()) == "COMPLETE" &&
-         metadata.value("steps_done", nlohmann::json()) == step;
+  const nlohmann::json held = metadata();
+  return has_model() && held.value("status", nlohmann::json()) == "COMPLETE" &&
+         held.value("steps_done", nlohmann::json()) == step;
 }
 
 void RunFolder::check_metrics(MetricsFiles::Bytes keep, int64_t rows) const {

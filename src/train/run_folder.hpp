@@ -3,6 +3,7 @@
 #pragma once
 
 #include <memory>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "base/file.hpp"
@@ -33,6 +34,8 @@ class RunFolder {
   /// Whether its metadata say that the run ended after `step` steps and its model is there; rank 0,
   /// not collective.
   bool is_complete(int64_t step) const;
+  /// What metadata.json holds; an empty object if it cannot be read. Rank 0, not collective.
+  nlohmann::json metadata() const;
   /// Throws Error(kInputDamaged) if the metrics files are not what a checkpoint after `rows` epochs
   /// counts on; rank 0, not collective.
   void check_metrics(MetricsFiles::Bytes keep, int64_t rows) const;

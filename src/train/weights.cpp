@@ -16,6 +16,15 @@ constexpr uint64_t kLargestFile = uint64_t{16} << 30;  // what is read whole mus
 
 using Tensors = std::map<std::string, at::Tensor>;
 
+FileBytes read_weights(const std::string& path) {
+  return read_regular_file(path, "the file of model.weights", kLargestFile,
+                           ExitCode::kInputDamaged);
+}
+
+std::string_view view(const FileBytes& file) {
+  return {reinterpret_cast<const char*>(file.data.get()), file.size};
+}
+
 // The model in a file: all of its tensors, or those of a checkpoint that are of the model.
 Tensors model_in(std::string_view bytes, const std::string& path) {
   TensorFile file = parse_safetensors(bytes, path);
@@ -70,9 +79,8 @@ std::string load_weights(Communicator& world, const std::string& path, Replica& 
   std::string digest;
   agree(world, {"reading the weights"}, [&] {
     if (world.rank() != 0) return;
-    const FileBytes file =
-        read_regular_file(path, "the file of model.weights", kLargestFile, ExitCode::kInputDamaged);
-    const std::string_view bytes(reinterpret_cast<const char*>(file.data.get()), file.size);
+    const FileBytes file = read_weights(path);
+    const std::string_view bytes = view(file);
     read = model_in(bytes, path);
     check_model(read, model, path);
     digest = sha256({bytes});
@@ -84,6 +92,11 @@ std::string load_weights(Communicator& world, const std::string& path, Replica& 
     at::Tensor(value).copy_(host);
   }
   return world.gather_text(digest, {"the digest of the weights"}).front();
+}
+
+std::string digest_of_weights(const std::string& path) {
+  const FileBytes file = read_weights(path);
+  return sha256({view(file)});
 }
 
 }  // namespace syncbn

@@ -19,4 +19,8 @@ namespace syncbn {
 /// shape or kind, or too many is named.
 std::string load_weights(Communicator& world, const std::string& path, Replica& replica);
 
+/// The SHA-256 of the file `path`, as `load_weights` returns it; not collective. Throws Error(66)
+/// for one that is missing or no regular file.
+std::string digest_of_weights(const std::string& path);
+
 }  // namespace syncbn

@@ -1,12 +1,14 @@
 """model.weights: a run that begins with the weights of a file, or only evaluates them."""
 
 import hashlib
+import json
 
 import pytest
 import safetensors.torch
 import torch
 
-from support import trainer
+from support import idx, trainer
+from support.resuming import expect_refused, resume
 
 BASE = {"data.name": "synthetic", "data.limit": 301, "model.hidden": "12,9", "train.batch": 48,
         "train.epochs": 2, "norm.batch": 16}
@@ -98,6 +100,32 @@ def test_they_are_read_at_the_beginning_and_not_at_a_resume(finished, tmp_path):
     assert other.code == 65
     assert "model.weights is" in other.sentences()[-1]
     assert "read where a run begins" in other.sentences()[-1]
+
+
+def test_a_finished_evaluation_is_of_its_weights_data_and_batch(tmp_path):
+    path = tmp_path / "mine.safetensors"
+    data = idx.write_tiny(tmp_path)
+    options = {**BASE, "data.name": "idx", "data.dir": data, "data.limit": 0, "train.batch": 32,
+               "data.scale": "standard"}
+    weights = trainer.train(tmp_path / "trained", options).folder / "model.safetensors"
+    path.write_bytes(weights.read_bytes())
+    folder = trainer.train(tmp_path / "run", {**options, "model.weights": path,
+                                              "train.max_steps": 0}).folder
+    same = resume(folder, {}, ranks=2)
+    assert same.code == 0 and "nothing is to be done" in same.stderr
+    expect_refused(folder, 65, ["global batch is '32', expected '16'"], {"train.batch": 16})
+    state = safetensors.torch.load_file(path)
+    safetensors.torch.save_file({name: value * 2 for name, value in state.items()}, path)
+    expect_refused(folder, 65, ["weights.sha256 is", "the file of model.weights has changed"])
+    path.unlink()
+    images = data / idx.NAMES[0]
+    images.write_bytes(images.read_bytes()[:-1] + b"\7")
+    expect_refused(folder, 65, ["train-images", "mean and deviation of data.scale = standard is"])
+    metadata = json.loads((folder / "metadata.json").read_text())
+    for old in ("weights", "batch"):
+        del metadata[old]
+    (folder / "metadata.json").write_text(json.dumps(metadata))
+    expect_refused(folder, 65, ["train-images"])
 
 
 @pytest.mark.parametrize("ranks", [None, 2])
