@@ -102,6 +102,14 @@ TEST(CommandLine, AClashIsBlamedOnTheCommandLineAndNamesBoth) {
       ExitCode::kUsage, {"--norm.batch: ", "20 (train.batch)", "found 16"});
   expect_error([&] { refused({}, "[train]\nbatch = 20\n[norm]\nbatch = 16\n"); }, ExitCode::kConfig,
                {"test.ini: line 4: norm.batch: "});
+  expect_error([&] { refused({}, "[data]\nname = idx\n"); }, ExitCode::kConfig,
+               {"line 2: data.name", "does not go with", "data.dir"});
+  expect_error(
+      [&] {
+        refused({"--data.validation", "test"},
+                "[data]\nvalidation = 0.1\n[run]\nkeep_best = true\n");
+      },
+      ExitCode::kUsage, {"--data.validation", "does not go with", "run.keep_best"});
   expect_error([&] { refused({}, "[train]\nschedule = step\n"); }, ExitCode::kConfig,
                {"test.ini: line 2: train.schedule does not go with train.milestones: "});
 }

@@ -85,7 +85,7 @@ void check_data(const Checker& check, const DataOptions& data) {
   check.word("data.name", data.name, {"mnist", "fashion-mnist", "synthetic", "idx"});
   check.path("data.dir", data.dir);
   check.holds(data.name != "idx" || !data.dir.empty(), "data.dir",
-              "the folder of the four files, which data.name = idx needs");
+              "the folder of the four files, which data.name = idx needs", "", {"data.name"});
   check.whole("data.classes", data.classes, 0, kMostClasses);
   check.holds(data.classes != 1, "data.classes", "at least 2 classes, or 0");
   check.whole("data.label_offset", data.label_offset, 0, kMostClasses);
@@ -264,7 +264,8 @@ void validate_for_ranks(const Options& options, int ranks) {
       !options.run.keep_best || options.data.validation != "test", "run.keep_best",
       "false while data.validation is test",
       ": a model chosen by the test set has no score left that measures it; hold out a part "
-      "of the training set, as with --data.validation 0.1");
+      "of the training set, as with --data.validation 0.1",
+      {"data.validation"});
   const bool canonical = options.run.reduce == "canonical";
   check.holds(!canonical || ranks <= options.run.shards, "run.shards",
               concat("at least one shard for each of the ", ranks, " ranks"),
