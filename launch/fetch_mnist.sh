@@ -3,8 +3,8 @@
 #
 #   launch/fetch_mnist.sh
 #
-#   1. the folder named by SYNCBN_MNIST_DIR, if its four IDX files are the published ones: plain or .gz,
-#      also under the other names and in the folders that the trainer reads (docs/data.md)
+#   1. the folder named by SYNCBN_MNIST_DIR, if its IDX files, under any of the names that the trainer
+#      reads (docs/data.md), are the four published ones and no others
 #   2. else data/mnist beside this script's folder, downloaded from public mirrors as far as needed
 #   3. else Debian's package dataset-fashion-mnist, the drop-in replacement (root or sudo)
 #
@@ -28,6 +28,7 @@ readonly mirrors=${SYNCBN_MNIST_MIRRORS:-https://ossci-datasets.s3.amazonaws.com
 readonly stall_s=${SYNCBN_FETCH_TIMEOUT:-10}
 readonly files=(train-images-idx3-ubyte train-labels-idx1-ubyte
                 t10k-images-idx3-ubyte t10k-labels-idx1-ubyte)
+readonly names='^([^.].*-)?(train|t10k|test)-(images|labels)[-.]idx[1-9]-(ubyte|int)(\.gz)?$'  # docs/data.md
 
 declare -rA size=(
   [train-images-idx3-ubyte]=47040016 [train-labels-idx1-ubyte]=60008
@@ -48,43 +49,35 @@ declare -rA fashion_mnist=(
 say() { printf 'fetch_mnist: %s\n' "$*" >&2; }
 die() { say "$@"; exit 69; }
 
-# is_file SET NAME PATH: PATH holds NAME of the data set SET. The head stops a file that inflates
-# beyond what it should, and the pipe then fails.
+# is_file SET NAME PATH: PATH holds NAME of the data set SET, plain or compressed, whatever it is called.
+# The head stops a file that inflates beyond what it should, and the pipe then fails.
 is_file() {
   local -n digests=$1
-  local name=$2 path=$3 digest read=(cat --)
-  [[ -f $path ]] || return 1
-  [[ $path == *.gz || $path == *.part ]] && read=(gzip -dc)
-  digest=$("${read[@]}" <"$path" 2>/dev/null | head -c $((size[$name] + 1)) | sha256sum) || return 1
-  [[ ${digest%% *} == "${digests[$name]}" ]]
+  local digest
+  [[ -f $3 ]] || return 1
+  digest=$(gzip -dcf 2>/dev/null <"$3" | head -c $((size[$2] + 1)) | sha256sum) || return 1
+  [[ ${digest%% *} == "${digests[$2]}" ]]
 }
 
-# path_of NAME FOLDER: the file that the trainer takes for NAME in FOLDER: with a dash or a dot, plain or
-# .gz, or in a folder of its own name. Nothing if there is none.
-path_of() {
-  local path dotted=${1/-idx/.idx}
-  for path in "$2/$1" "$2/$1.gz" "$2/$dotted" "$2/$dotted.gz" \
-    "$2"/{"$1","$1.gz","$dotted","$dotted.gz"}/{"$1","$1.gz","$dotted","$dotted.gz"}; do
-    if [[ -e $path && ! -d $path ]]; then
-      printf '%s\n' "$path"
-      return
-    fi
-  done
-}
-
-# has_set SET FOLDER: FOLDER, or torchvision's below it, holds all four files of SET.
+# has_set SET FOLDER: FOLDER, or torchvision's below it, holds all four files of SET under names that the
+# trainer reads, also in folders of their names, and nothing else that it might take for one of them.
 has_set() {
-  local name path folder=$2 below
+  local below path part
+  local -A found dimensions=([images]=3 [labels]=1)
   for below in "" /raw /MNIST/raw; do
-    [[ -z $(path_of "${files[0]}" "$2$below") ]] || { folder=$2$below; break; }
+    found=()
+    for path in "$2$below"/*idx[1-9]-* "$2$below"/*idx[1-9]-*/*idx[1-9]-*; do
+      [[ -f $path && ${path##*/} =~ $names ]] || continue
+      part=${BASH_REMATCH[2]/test/t10k}-${BASH_REMATCH[3]}
+      if ! is_file "$1" "$part-idx${dimensions[${BASH_REMATCH[3]}]}-ubyte" "$path"; then
+        say "$path is not the published file."
+        return 1
+      fi
+      found[$part]=yes
+    done
+    ((${#found[@]} < 4)) || return 0
   done
-  for name in "${files[@]}"; do
-    path=$(path_of "$name" "$folder")
-    if ! is_file "$1" "$name" "$path"; then
-      if [[ -n $path ]]; then say "$path is not the published file."; fi
-      return 1
-    fi
-  done
+  return 1
 }
 
 finish() { printf '%s %s\n' "$1" "$(cd "$2" && pwd)"; exit 0; }

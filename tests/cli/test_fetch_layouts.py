@@ -7,25 +7,50 @@ import subprocess
 
 import pytest
 
-from support import idx
+from support import idx, trainer
 
 SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "launch" / "fetch_mnist.sh"
 
 
-@pytest.mark.parametrize("layout", [
-    lambda name: name.replace("-idx", ".idx"),
-    lambda name: f"{name}.gz".replace("-idx", ".idx"),
-    lambda name: f"{name.replace('-idx', '.idx')}/{name}",
-    lambda name: f"MNIST/raw/{name}"], ids=["dots", "zipped dots", "Kaggle", "torchvision"])
-def test_takes_the_layouts_that_the_trainer_takes(tmp_path, layout):
-    truth = pathlib.Path(os.environ["SYNCBN_MNIST_DIR"])  # MNIST's four .gz files
-    for name in idx.NAMES:
-        path = tmp_path / layout(name)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        body = (truth / f"{name}.gz").read_bytes()
-        path.write_bytes(body if path.suffix == ".gz" else gzip.decompress(body))
-        (tmp_path / name).mkdir(exist_ok=True)  # no file
-    environment = {**os.environ, "SYNCBN_MNIST_DIR": str(tmp_path), "SYNCBN_NO_FALLBACK": "1",
+
+def place(folder, name, path, zipped):
+    """MNIST's file of this name at another path."""
+    body = (pathlib.Path(os.environ["SYNCBN_MNIST_DIR"]) / f"{name}.gz").read_bytes()
+    (folder / path).parent.mkdir(parents=True, exist_ok=True)
+    (folder / path).write_bytes(body if zipped else gzip.decompress(body))
+
+
+def fetch(folder):
+    environment = {**os.environ, "SYNCBN_MNIST_DIR": str(folder), "SYNCBN_NO_FALLBACK": "1",
                    "SYNCBN_MNIST_MIRRORS": "http://127.0.0.1:9"}
-    result = subprocess.run([SCRIPT], capture_output=True, text=True, timeout=60, env=environment)
+    return subprocess.run([SCRIPT], capture_output=True, text=True, timeout=60, env=environment)
+
+
+@pytest.mark.parametrize(("layout", "zipped"), [
+    (lambda name: name.replace("-idx", ".idx"), False),
+    (lambda name: f"{name}.gz".replace("-idx", ".idx"), True),
+    (lambda name: f"{name.replace('-idx', '.idx')}/{name}", False),
+    (lambda name: f"MNIST/raw/{name}", False),
+    (lambda name: f"raw/mnist-{name}.gz".replace("t10k", "test"), True),
+    (lambda name: name, True),
+    (lambda name: f"{name}.gz", False),
+], ids=["dots", "zipped dots", "Kaggle", "torchvision", "EMNIST's way", "zipped as plain", "plain as zipped"])
+def test_takes_the_layouts_that_the_trainer_takes(tmp_path, layout, zipped):
+    for name in idx.NAMES:
+        place(tmp_path, name, layout(name), zipped)
+        if not (tmp_path / name).exists():
+            (tmp_path / name).mkdir()  # no file
+    result = fetch(tmp_path)
     assert (result.returncode, result.stdout) == (0, f"mnist {tmp_path}\n"), result.stderr
+    loaded = trainer.run("--data.dir", tmp_path, "--dry-run")
+    assert loaded.code == 0, loaded.stderr
+    assert "published" not in loaded.stdout + loaded.stderr, "no note of other files"
+
+
+def test_refuses_a_folder_of_which_the_trainer_might_take_another_file(tmp_path):
+    for name in idx.NAMES:
+        place(tmp_path, name, f"{name}.gz", zipped=True)
+    idx.write_tiny(tmp_path)  # plain files, which come first
+    result = fetch(tmp_path)
+    assert result.returncode == 69
+    assert f"{tmp_path / idx.NAMES[2]} is not the published file." in result.stderr
