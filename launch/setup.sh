@@ -5,7 +5,8 @@
 #
 # What is already there is checked and left alone, so a second run takes a second or two. On two cores
 # the programs alone take about 4 minutes from nothing, everything with its tests 8.
-# The other scripts source this file for its functions. Settings, all optional:
+# The other scripts source this file for its functions. Settings, all optional (a folder may be
+# relative to where the script is called):
 #   SYNCBN_BUILD_DIR   build folder (default: build)
 #   SYNCBN_VENV        a Python environment of your own, used as it is (default: .venv, made here)
 #   SYNCBN_PYTHON      the Python 3.11 to make .venv with (default: Debian's)
@@ -13,6 +14,8 @@
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 build=${SYNCBN_BUILD_DIR:-$root/build}
 venv=${SYNCBN_VENV:-$root/.venv}
+[[ $build == /* ]] || build=$PWD/$build  # scripts change their folder
+[[ $venv == /* ]] || venv=$PWD/$venv
 packages=(g++ cmake ninja-build git python3 python3-venv openmpi-bin libopenmpi-dev
   libboost-program-options-dev libgtest-dev libspdlog-dev nlohmann-json3-dev zlib1g-dev libssl-dev
   curl ca-certificates iproute2)

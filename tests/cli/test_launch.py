@@ -176,6 +176,18 @@ def test_setup_twice(machine):
     assert calls_of(machine, "ninja") == 2
 
 
+def test_setup_from_another_folder_with_relative_folders(machine):
+    stamp_environment(machine)
+    (machine.checkout / "here/env/lib/python3.11/site-packages/torch/include/ATen").mkdir(parents=True)
+    (machine.checkout / "here/env/lib/python3.11/site-packages/torch/include/ATen/ATen.h").touch()
+    machine.has("launch/from_here.sh", "cd here && ../launch/setup.sh")
+    result = machine.run("launch/from_here.sh", SYNCBN_BUILD_DIR="out", SYNCBN_VENV="env")
+    assert result.returncode == 0, result.stderr
+    cache = (machine.checkout / "here/out/CMakeCache.txt").read_text()
+    assert cache == f"SYNCBN_VENV:PATH={machine.checkout}/here/env\n"
+    assert not (machine.checkout / "out").exists()
+
+
 def test_setup_makes_venv_anew_when_requirements_change(machine):
     stamp_environment(machine)
     machine.has("python3", PYTHON_WITH_BROKEN_PIP)
