@@ -2,8 +2,9 @@
 
     python -m endurance.kills [--kills 200] [--seed 1]
 
-A study is started on 1 to 4 ranks and a rank, or mpirun, is killed at a random moment; the same command goes on until
-the study is done, and then another begins. Every fourth job is a training, which goes on with --resume.
+A study is started on 2 to 4 ranks (it has cells of two) and a rank, or mpirun, is killed at a random moment; the same
+command, on another number of ranks, goes on until the study is done, and then another begins. Every fourth job is a
+training on 1 to 4 ranks, which goes on with --resume.
 """
 
 import hashlib
@@ -51,11 +52,11 @@ def killed(command, chance):
     return hit, code
 
 
-def until_done(words, program, chance, done):
+def until_done(words, program, fewest_ranks, chance, done):
     """The number of kills that the command took until it ended by itself."""
     kills = 0
     while True:
-        command = trainer.command(*words, ranks=chance.randint(1, 4), program=program)
+        command = trainer.command(*words, ranks=chance.randint(fewest_ranks, 4), program=program)
         hit, code = killed(command, chance)
         kills += hit
         if code == 0 and done():
@@ -78,13 +79,13 @@ def main():
             number = sum(ended.values())
             out = folder / f"out{number}"
             if number % 4 < 3:
-                kills["studies"] += until_done(study.words(config, out), study.PROGRAM, chance,
+                kills["studies"] += until_done(study.words(config, out), study.PROGRAM, 2, chance,
                                                lambda: len(study.finished(out)) == study.TRIALS)
                 assert study.results(out) == expected, f"{out} differs from the undisturbed study"
                 ended["studies"] += 1
             else:
                 words = ["--config=configs/smoke.ini", *trainer.arguments({**TRAINING, "run.out": out}), "--resume"]
-                kills["trainings"] += until_done(words, trainer.PROGRAM, chance,
+                kills["trainings"] += until_done(words, trainer.PROGRAM, 1, chance,
                                                  lambda: (out / "model.safetensors").exists())
                 found = hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
                 assert found == model, f"{out} differs from the undisturbed training"
