@@ -1,5 +1,6 @@
 """A job that is still running, for tests that end it or its ranks."""
 
+import contextlib
 import os
 import pathlib
 import signal
@@ -25,6 +26,27 @@ def alive(pid):
         return pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
+
+
+def catches(pid, number):
+    """Whether the process has installed a handler of this signal."""
+    try:
+        status = pathlib.Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return False
+    mask = next(line.split()[1] for line in status.splitlines() if line.startswith("SigCgt:"))
+    return bool(int(mask, 16) >> (number - 1) & 1)
+
+
+def descendants(pid):
+    return [found for child in children(pid) for found in (child, *descendants(child))]
+
+
+def end_children():
+    """Kills all that this process has started, and what that has started."""
+    for pid in filter(alive, descendants(os.getpid())):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 class Job:
