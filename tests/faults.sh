@@ -3,7 +3,7 @@
 #
 #   tests/faults.sh [ROW …]      for instance P05 P41; about 20 minutes in all
 #
-# The build (launch/setup.sh) must be there. Rows of GPUs are listed and not run.
+# The build (launch/setup.sh) must be there. Rows of GPUs are listed and not run. `ctest -R faults` is the same.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../launch/setup.sh"
 

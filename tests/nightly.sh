@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# What is too slow for every build, a share of each in about 40 minutes on 2 cores: the tests labelled "nightly", the faults
-# of the reliability table, random kills, mutated inputs, the fuzz targets, a soak, and tests under sanitizers.
+# What is too slow for every build, a share of each in about 40 minutes on 2 cores: the tests labelled "nightly" (one is the
+# table of faults), random kills, mutated inputs, the fuzz targets, a soak, and tests under sanitizers.
 #
-#   tests/nightly.sh [PART …]      of: tests faults kills mutations fuzz soak asan tsan
+#   tests/nightly.sh [PART …]      of: tests kills mutations fuzz soak asan tsan
 #
 # Each part ends in a line that says what it did; a part that fails does not stop the others, and makes the exit code 1.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/../launch/setup.sh"
 
 help_if_asked "$@"
-parts=(tests faults kills mutations fuzz soak asan tsan)
+parts=(tests kills mutations fuzz soak asan tsan)
 (($#)) || set -- "${parts[@]}"
 for name in "$@"; do
   [[ " ${parts[*]} " == *" $name "* ]] || die 64 "unknown part '$name'; the parts are ${parts[*]}."
@@ -62,7 +62,6 @@ fuzz() {
 part() {
   case $1 in
     tests) ctest --test-dir "$build" -L nightly --output-on-failure --no-tests=error ;;
-    faults) tests/faults.sh ;;
     kills) in_python kills --kills 20 --seed "$RANDOM" ;;
     mutations) in_python mutations --files 3000 --whole 60 --seed "$RANDOM" ;;
     fuzz) fuzz ;;

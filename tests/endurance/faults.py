@@ -17,8 +17,8 @@ import sys
 import tempfile
 import time
 
-from endurance.rows import (BUILD, ENDLESS, ROWS, SOON_S, LeftOut, ended, endless, finish_and_compare, in_suite,
-                            last_step, model_hash, needs_namespace, row)
+from endurance.rows import (BUILD, ENDLESS, ROWS, SOON_S, LeftOut, abandoned, ended, endless, expect_nothing_left,
+                            finish_and_compare, in_suite, last_step, model_hash, needs_namespace, row)
 from support import idx, trainer
 from support.signalled import Job, catches, end_children
 
@@ -123,7 +123,7 @@ def signalled_twice(scratch):
 
 @row("P12", "mpirun under run_local.sh is killed by SIGKILL", "ranks gone within 5 s, no shared memory left")
 def killed_launcher(scratch):
-    before = set(pathlib.Path("/dev/shm").iterdir())
+    before = abandoned()
     options = trainer.arguments({**ENDLESS, "run.out": scratch / "run"})
     script = subprocess.Popen([trainer.ROOT / "launch/run_local.sh", "-n", "2", "configs/smoke.ini", *options],
                               cwd=trainer.ROOT, env=trainer.environment(SYNCBN_BUILD_DIR=str(BUILD)),
@@ -140,8 +140,7 @@ def killed_launcher(scratch):
     while any(pathlib.Path(f"/proc/{pid}").exists() for pid in ranks.stdout.split()):
         assert time.monotonic() - started < SOON_S, "a rank is still there"
         time.sleep(0.02)
-    left = set(pathlib.Path("/dev/shm").iterdir()) - before
-    assert not left, f"left: {left}"
+    expect_nothing_left(before)
     return f"ranks gone in {time.monotonic() - started:.1f} s, nothing left"
 
 
@@ -226,7 +225,8 @@ in_suite("P24", "a full disk", "74 with path and reason, the checkpoint before i
          namespace="mount")
 in_suite("P25", "any byte of a checkpoint is changed", "65, the damaged part", "checkpoint_test")
 in_suite("P26", "a checkpoint cut at any length", "65", "checkpoint_test", "corpus_tensors")
-in_suite("P27", "a checkpoint of another run", "65, each differing option", "train_resume_refused")
+in_suite("P27", "a checkpoint of another run", "65, each differing option", "train_resume_refused",
+         "train_resume_refused_nightly")
 in_suite("P28", "a checkpoint of a newer format", "65, both formats", "checkpoint_test")
 
 
@@ -277,7 +277,8 @@ def any_ranks(scratch):
     return "one hash of 8 runs"
 
 
-in_suite("P34", "stopped at any step, resumed on other ranks", "the undisturbed bits", "train_resume")
+in_suite("P34", "stopped at any step, resumed on other ranks", "the undisturbed bits", "train_resume",
+         "train_resume_nightly")
 in_suite("P35", "ranks and batch that do not divide the data", "every sample once", "sampler_test",
          r"evaluation_test\.np3")
 in_suite("P36", "sync BN against one process", "fp64: 1e-10", r"central_test\.np3", r"sync_batch_norm_test\.np3")
@@ -300,17 +301,14 @@ def other_options(scratch):
 
 @row("P40", "50 launches and stops", "no process, shared memory or session folder left")
 def many_launches(scratch):
-    def left():
-        return {str(path) for path in [*pathlib.Path("/dev/shm").iterdir(),
-                                       *pathlib.Path(tempfile.gettempdir()).glob("ompi.*/*")]}
-    before = left()
+    before = abandoned()
     for part in range(50):
         out = scratch / f"run{part}"
         result = trainer.run("--config=configs/smoke.ini", "--train.max_steps=3", f"--run.out={out}",
                              ranks=1 + part % 3)
         assert result.code == 0, result.stderr
         shutil.rmtree(out)
-    assert not left() - before, left() - before
+    expect_nothing_left(before)
     return "nothing left"
 
 

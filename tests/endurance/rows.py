@@ -1,15 +1,17 @@
 """Rows of the table of faults: what makes one, and the runs that they disturb."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
 import pathlib
 import subprocess
 import tempfile
+import time
 import typing
 
 from support import trainer
-from support.signalled import Job
+from support.signalled import Job, alive
 
 ENDLESS = {"data.name": "synthetic", "data.limit": 301, "model.hidden": "12,9", "train.batch": 48,
            "train.epochs": 1000000, "run.checkpoint_steps": 3, "model.dropout": 0.2}
@@ -101,3 +103,23 @@ def ended(job, code, within=SOON_S):
     assert found == code, f"code {found}: {stderr[-1500:]}"
     assert seconds < within, f"{seconds:.1f} s"
     return f"{found} in {seconds:.1f} s", stderr
+
+
+def abandoned():
+    """Shared memory that no process holds, and session folders whose mpirun is gone; other jobs may run meanwhile."""
+    maps = ""
+    for path in pathlib.Path("/proc").glob("[0-9]*/maps"):
+        with contextlib.suppress(OSError):
+            maps += path.read_text()
+    segments = [path for path in pathlib.Path("/dev/shm").iterdir() if f"{path}\n" not in maps]
+    sessions = [path for path in pathlib.Path(tempfile.gettempdir()).glob("ompi.*/pid.*")
+                if not alive(int(path.suffix[1:]))]
+    return {str(path) for path in segments + sessions}
+
+
+def expect_nothing_left(before):
+    """More than `before`. What another job leaves for a moment is looked at again."""
+    deadline = time.monotonic() + SOON_S
+    while left := abandoned() - before:
+        assert time.monotonic() < deadline, f"left: {left}"
+        time.sleep(0.1)
