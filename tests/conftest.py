@@ -9,6 +9,10 @@ import pytest
 from support import idx
 
 
+def pytest_configure(config):
+    config.addinivalue_line("markers", "nightly: too slow for every build; cmake/AddPytest.cmake")
+
+
 @pytest.fixture(scope="session")
 def mnist_dir():
     folder = os.environ.get("SYNCBN_MNIST_DIR", "")

@@ -171,7 +171,7 @@ def test_dry_run_shows_the_plan_and_writes_nothing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("ranks", [1, 3])
+@pytest.mark.parametrize("ranks", [pytest.param(1, marks=pytest.mark.nightly), 3])
 @pytest.mark.parametrize("name", sorted(p.name for p in (trainer.ROOT / "configs").glob("*.ini")))
 def test_shipped_configs_run(mnist_dir, tmp_path, name, ranks):
     run = trainer.train(tmp_path / "run", {"data.dir": mnist_dir, "data.limit": 2000,

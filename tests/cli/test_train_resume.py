@@ -13,8 +13,8 @@ import safetensors.torch
 import torch
 
 from support import trainer
-from support.resuming import (BASE, CASES, STEPS, begins, checkpoints, contents, copy_of,
-                              expect_refused, expect_same, finish, resumed, step_of)
+from support.resuming import (BASE, CASES, STEPS, begins, checkpoints, contents, expect_refused,
+                              expect_same, resumed, step_of)
 from support.signalled import Job
 
 # Ended by a signal, and then by train.epochs.
@@ -31,7 +31,8 @@ def stops_of(case):
     return sorted(steps[list(CASES).index(case)::len(CASES)])
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [
+    "sync", *(pytest.param(case, marks=pytest.mark.nightly) for case in CASES if case != "sync")])
 def test_a_run_stopped_at_any_step_goes_on_to_the_same_bits(tmp_path, case):
     options = {**BASE, **CASES[case], "train.max_steps": -1}
     expected = trainer.train(tmp_path / "whole", options, ranks=2)
@@ -43,36 +44,25 @@ def test_a_run_stopped_at_any_step_goes_on_to_the_same_bits(tmp_path, case):
     expect_same(resumed(folder, options, ranks=4), expected)
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """Not to be changed."""
-    return finish(tmp_path_factory.mktemp("finished") / "run")
-
-
-@pytest.fixture
-def copy(finished, tmp_path):
-    return copy_of(finished, tmp_path / "copy")
-
-
-def test_the_configuration_is_that_of_the_folder(copy, finished):
+def test_the_configuration_is_that_of_the_folder(copy, finished_run):
     (copy / "checkpoints/step-000000000021.safetensors").unlink()
     run = trainer.Run(trainer.run("--resume", f"--run.out={copy}", ranks=3), copy)
     assert f"resumed  {checkpoints(copy)[1]}, step 14" in run.result.stderr
-    expect_same(run, finished)
+    expect_same(run, finished_run)
 
 
 @pytest.mark.parametrize("ranks", [None, 3])
-def test_of_a_finished_run_no_byte_changes(copy, finished, ranks):
+def test_of_a_finished_run_no_byte_changes(copy, finished_run, ranks):
     before = contents(copy)
     run = resumed(copy, {}, ranks)
     assert contents(copy) == before
     [line] = [line for line in run.result.stderr.splitlines() if "finished" in line]
     assert str(copy) in line and "21 steps" in line and "nothing is to be done" in line
     assert "resumed" not in run.result.stderr
-    expect_same(run, finished)
+    expect_same(run, finished_run)
 
 
-@pytest.mark.parametrize("steps", [0, 9, 14])
+@pytest.mark.parametrize("steps", [0, 9, pytest.param(14, marks=pytest.mark.nightly)])
 def test_neither_where_train_max_steps_ended_it(tmp_path, steps):
     folder, options = tmp_path / "run", {**BASE, **CASES["ghost"]}
     trainer.train(folder, {**options, "train.max_steps": steps})
@@ -89,12 +79,12 @@ def test_neither_where_train_max_steps_ended_it(tmp_path, steps):
         expect_same(resumed(folder, {"train.max_steps": -1}), trainer.train(tmp_path / "w", options))
 
 
-def test_a_run_that_was_killed_before_its_end_was_written_is_ended(copy, finished):
+def test_a_run_that_was_killed_before_its_end_was_written_is_ended(copy, finished_run):
     """Its checkpoint of the last step is there, its model or its metadata are not."""
     rows = (copy / "metrics.csv").read_text()
     for name in ("model.safetensors", "metadata.json"):
         (copy / name).unlink()
-        expect_same(resumed(copy, {}, ranks=2), finished)
+        expect_same(resumed(copy, {}, ranks=2), finished_run)
     assert [line.split(",")[:3] for line in (copy / "metrics.csv").read_text().splitlines()] == [
         line.split(",")[:3] for line in rows.splitlines()]
 
@@ -105,15 +95,15 @@ def test_a_finished_run_takes_more_epochs(copy, tmp_path):
     expect_same(resumed(copy, options, ranks=3), expected)
 
 
-def test_python_opens_the_last_checkpoint(finished):
-    state = safetensors.torch.load_file(checkpoints(finished.folder)[-1])
+def test_python_opens_the_last_checkpoint(finished_run):
+    state = safetensors.torch.load_file(checkpoints(finished_run.folder)[-1])
     norm = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
     names = {f"{layer}.{name}" for layer in (0, 4, 8) for name in ("weight", "bias")}
     names |= {f"{layer}.{name}" for layer in (1, 5) for name in norm}
-    assert set(finished.state) == names
+    assert set(finished_run.state) == names
     assert set(state) == names | {"optimizer.exp_avg", "optimizer.exp_avg_sq", "epoch.loss",
                                   "epoch.correct"}
-    for name, value in finished.state.items():
+    for name, value in finished_run.state.items():
         assert torch.equal(state[name], value), name
     assert state["optimizer.exp_avg"].abs().sum() > 0
 
@@ -135,6 +125,7 @@ def end_and_compare(folder, tmp_path, ranks):
     expect_same(run, trainer.train(tmp_path / "whole", options))
 
 
+@pytest.mark.nightly
 def test_crashes_at_random_moments_lose_only_the_last_steps(tmp_path):
     chance, folder = random.Random(3), tmp_path / "run"
     for part in range(6):
@@ -170,7 +161,7 @@ def test_sigusr1_stops_the_job_with_a_checkpoint(tmp_path):
 
 
 # mpirun waits its grace out twice, whatever the ranks do (seconds).
-@pytest.mark.parametrize("grace", [1, 5])
+@pytest.mark.parametrize("grace", [1, pytest.param(5, marks=pytest.mark.nightly)])
 def test_sigterm_leaves_a_checkpoint(tmp_path, grace):
     folder = tmp_path / "run"
     prefix = ["env", f"OMPI_MCA_odls_base_sigkill_timeout={grace}"]

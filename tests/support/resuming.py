@@ -78,18 +78,3 @@ def expect_refused(folder, code, parts, options=None, ranks=None):
     for part in parts:
         assert str(part) in sentence
     assert contents(folder) == before
-
-
-def finish(folder):
-    """A run that has kept its checkpoints of steps 7 and 14, and its end."""
-    return trainer.train(folder, {**BASE, **CASES["sync"], "run.checkpoint_steps": 7,
-                                  "run.keep_checkpoints": 3}, ranks=2)
-
-
-def copy_of(run, folder):
-    """Its folder, to be changed."""
-    folder.mkdir()
-    for path in run.folder.rglob("*"):
-        target = folder / path.relative_to(run.folder)
-        target.mkdir() if path.is_dir() else target.write_bytes(path.read_bytes())
-    return folder
