@@ -7,6 +7,7 @@ schema is not part of this repository.
 import json
 import re
 import shlex
+import signal
 import subprocess
 
 import pytest
@@ -106,5 +107,34 @@ def test_the_jobs_parts_fit_each_other(job):
     (launcher_container,) = pods[0]["containers"]
     arguments = launcher_container["args"]
     assert arguments[:2] == ["-n", str(slots * worker["replicas"])]
+    assert launcher_container["command"][-2:] == ['sleep 10; exec mpirun "$@"', "mpirun"]
     assert arguments[-1] == "--resume" and (ROOT / "configs/main.ini").is_file()
     assert job["spec"]["sshAuthMountPath"] == "/root/.ssh", "the image's user is root"
+
+
+def test_a_launcher_that_is_deleted_asks_mpirun_for_a_stop(job):
+    (container,) = job["spec"]["mpiReplicaSpecs"]["Launcher"]["template"]["spec"]["containers"]
+    command = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert command == ["bash", "-c", "kill -USR1 1; sleep 100"], "mpirun is process 1"
+
+
+def test_a_worker_that_is_deleted_asks_its_ranks_for_a_stop_and_waits(job, tmp_path):
+    """The command with a /proc that holds a rank and the ssh server."""
+    (container,) = job["spec"]["mpiReplicaSpecs"]["Worker"]["template"]["spec"]["containers"]
+    bash, option, script = container["lifecycle"]["preStop"]["exec"]["command"]
+    assert "$(" not in script, "which Kubernetes expands"
+    rank, server = (subprocess.Popen(["sleep", "60"]) for _ in range(2))
+    for process, name in [(rank, "syncbn-train"), (server, "sshd")]:
+        (tmp_path / "its/proc" / str(process.pid)).mkdir(parents=True)
+        (tmp_path / "its/proc" / str(process.pid) / "comm").write_text(name + "\n")
+    hook = subprocess.Popen([bash, option, script.replace("/proc", "its/proc")], cwd=tmp_path)
+    try:
+        assert rank.wait(timeout=10) == -signal.SIGUSR1
+        with pytest.raises(subprocess.TimeoutExpired):
+            hook.wait(timeout=1.5)
+        (tmp_path / "its/proc" / str(rank.pid) / "comm").unlink()
+        assert hook.wait(timeout=10) == 0 and server.poll() is None
+    finally:
+        for process in (hook, rank, server):
+            process.kill()
+            process.wait()
