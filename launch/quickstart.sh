@@ -6,12 +6,18 @@
 #
 #   launch/quickstart.sh [--key value …]      for instance --train.epochs 1
 #
+# The options go to all three trainings. Not taken are those that this script sets itself: config, data.name,
+# data.dir, run.out, norm.kind and norm.batch, which stays 64 for local statistics whatever train.batch is.
 # Results go to runs/quickstart-<time>/. SYNCBN_MNIST_DIR names the data's folder, if you have it.
 set -euo pipefail
-source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
+source "$(dirname "${BASH_SOURCE[0]}")/job.sh"
 help_if_asked "$@"
 [[ ${1:---} == --* ]] ||
   die 64 "unexpected word '$1'; usage: launch/quickstart.sh [--key value …], as syncbn-train takes them"
+for name in config data.name data.dir run.out norm.kind norm.batch; do
+  ! is_given "$name" "$@" ||
+    die 64 "--$name is set by this script itself: give it to launch/run_local.sh in place of this."
+done
 
 setup syncbn-train
 say "Getting the data"

@@ -225,6 +225,16 @@ def test_quickstart(machine):
     assert rows[0] == "none 95.00 % 97.50 % 0.2500 0.1250 29952 4.0".split()
 
 
+@pytest.mark.parametrize("option", ["config", "data.name", "data.dir", "run.out", "norm.kind", "norm.batch"])
+def test_quickstart_refuses_what_it_sets_itself_before_anything_is_done(machine, option):
+    stamp_environment(machine)
+    machine.has("launch/fetch_mnist.sh", "echo mnist /the/data")
+    for words in ([f"--{option}", "x"], ["--train.epochs", "2", f"--{option}=x"]):
+        result = machine.run("launch/quickstart.sh", *words)
+        assert_refused(result, 64, f"--{option} is set by this script itself", "run_local.sh")
+        assert len(result.stderr.splitlines()) == 1
+
+
 def test_quickstart_reports_a_failed_training(machine):
     stamp_environment(machine)
     machine.has("build/syncbn-train", "exit 65")
