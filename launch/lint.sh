@@ -6,7 +6,7 @@
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 help_if_asked "$@"
-[[ $# == 0 || $* == --tidy ]] || die 64 "unknown argument '$1'; usage: launch/lint.sh [--tidy]"
+[[ $# == 0 || $* == --tidy ]] || die 64 "unknown argument '${*: -1}'; usage: launch/lint.sh [--tidy]"
 
 cd "$root"
 say "clang-format"

@@ -13,7 +13,9 @@ source "$(dirname "${BASH_SOURCE[0]}")/setup.sh"
 usage="usage: launch/report.sh FOLDER [FOLDER …]"
 help_if_asked "$@"
 [[ ${1:-} != -- ]] || shift
-[[ ${1:-} != -* ]] || die 64 "unknown option '$1'; $usage"
+for word in "$@"; do
+  [[ $word != -* ]] || die 64 "unknown option '$word'; $usage"
+done
 (($#)) || die 64 "no study's folder named; $usage"
 [[ -x $venv/bin/python ]] || die 69 "there is no Python in $venv: run launch/setup.sh."
 PYTHONPATH=$root/src exec "$venv/bin/python" -m report "$@"

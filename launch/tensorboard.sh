@@ -21,7 +21,8 @@ while (($#)); do
     --convert-only) serve=false ;;
     --port)
       port=${2:-}
-      [[ $port =~ ^[1-9][0-9]{0,4}$ ]] || die 64 "--port must be a number; found '$port'; $usage"
+      [[ $port =~ ^[1-9][0-9]{0,4}$ && $port -le 65535 ]] ||
+        die 64 "--port must be a number from 1 to 65535; found '$port'; $usage"
       shift
       ;;
     -*) die 64 "unknown option '$1'; $usage" ;;

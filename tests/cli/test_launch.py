@@ -56,6 +56,13 @@ def test_what_a_script_does_not_take_is_refused(machine):
                          ("fetch_mnist.sh", "--here"), ("report.sh", "--pdf"),
                          ("tensorboard.sh", "--pdf"), ("run_local.sh", "--gpus")]:
         assert_refused(machine.run(f"launch/{script}", word), 64, word, "usage:")
+    assert_refused(machine.run("launch/lint.sh", "--tidy", "src"), 64, "'src'", "usage:")
+    assert_refused(machine.run("launch/report.sh", "study", "--pdf"), 64, "'--pdf'", "usage: launch/report.sh")
+
+
+def test_the_slurm_script_is_for_sbatch(machine):
+    for folder in ({}, {"SLURM_SUBMIT_DIR": "/nowhere/at/all"}):
+        assert_refused(machine.run("launch/slurm.sbatch", "configs/main.ini", **folder), 64, "with sbatch")
 
 
 # setup.sh: what a machine may lack

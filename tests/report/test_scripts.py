@@ -89,7 +89,8 @@ def test_a_damaged_trial_is_one_sentence(script, study):
 
 
 def test_a_port_must_be_a_number(tmp_path):
-    assert_refused(run("tensorboard.sh", tmp_path, "--port", "http"), 64, "--port", "'http'")
+    for port in ("http", "65536"):
+        assert_refused(run("tensorboard.sh", tmp_path, "--port", port), 64, "--port", f"'{port}'")
     assert_refused(run("tensorboard.sh", tmp_path, "--port"), 64, "--port")
 
 
