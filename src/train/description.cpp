@@ -191,6 +191,7 @@ std::string metadata_json(const Setting& s, const std::string& status) {
     if (const char* value = std::getenv(name)) environment[name] = value;
   }
   nlohmann::ordered_json metadata = {{"status", status},
+                                     {"started", s.started},
                                      {"time", now_utc()},
                                      {"command", s.command},
                                      {"batch", s.trainer.batch()},

@@ -22,7 +22,8 @@ struct Setting {
   const Trainer& trainer;
   const std::string& command;  ///< the command line, as typed
   // What is known once the run has begun.
-  std::string weights_sha256 = {};     ///< of the file that it began with; empty: none
+  std::string started = {};         ///< as `now_utc` gives it; a resumed run keeps its first start
+  std::string weights_sha256 = {};  ///< of the file that it began with; empty: none
   std::optional<BestEpoch> best = {};  ///< with run.keep_best
 };
 
@@ -34,7 +35,7 @@ std::string measured_on(const Options& options);
 std::string describe(const Setting& setting);
 
 /// metadata.json: status, versions, hosts, ranks, devices, threads, seed, data digests, B, M,
-/// command, time. Nothing of the environment but a short list of names.
+/// command, times. Nothing of the environment but a short list of names.
 std::string metadata_json(const Setting& setting, const std::string& status);
 
 /// This program and every library that it runs with, one per line.

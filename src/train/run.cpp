@@ -4,6 +4,7 @@
 #include <cmath>
 #include <iomanip>
 #include <limits>
+#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "base/clock.hpp"
@@ -110,6 +111,15 @@ bool only_evaluates(const Trainer& trainer, const Options& options) {
   return trainer.steps_in_all() == 0 && !options.model.weights.empty();
 }
 
+// The start that the folder's metadata tell, which versions before this one did not write.
+std::string first_start(const Runtime& runtime, const RunFolder& folder) {
+  if (runtime.rank() != 0) return now_utc();  // rank 0 alone reads and writes the folder
+  const auto metadata = folder.metadata();
+  const auto started = metadata.find("started");
+  return started != metadata.end() && started->is_string() ? started->get<std::string>()
+                                                           : now_utc();
+}
+
 void write_metadata(RunFolder& folder, Setting& setting, const Checkpointer& checkpointer,
                     const char* status) {
   setting.best = checkpointer.best();
@@ -201,6 +211,7 @@ MetricsRow run_training(Runtime& runtime, const Options& asked, const CommandLin
   watchdog.beat("resuming");
   const auto position = line.resume ? checkpointer.resume() : Checkpointer::Position{};
   if (position.finished) return {};
+  setting.started = position.resumed ? first_start(runtime, folder) : now_utc();
   if (position.resumed) setting.weights_sha256 = position.weights_sha256;
   if (line.resume && !position.resumed) begin_with_weights();
   folder.begin(options, position.metrics);

@@ -1,12 +1,15 @@
 """Event files are read back by TensorBoard's own reader."""
 
 import json
+import time
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from report.results import ReportError
 from report.tensorboard import convert, main, studies_within
+from support import trainer
+from support.resuming import BASE, resumed
 from support.study_tree import Cell, Experiment, Trial, write_study
 
 
@@ -91,6 +94,25 @@ def test_one_training_is_a_run(tmp_path):
     (tmp_path / "metrics.csv").write_text(METRICS)
     folder, runs = convert(tmp_path)
     assert runs == 1 and tags(folder) == {"loss/train", "accuracy/val"}
+
+
+def test_a_run_of_the_trainer_has_the_times_of_its_first_start(tmp_path):
+    options, folder = {**BASE, "train.batch": 32}, tmp_path / "run"
+    before = int(time.time())  # a start is told in whole seconds
+    first = trainer.train(folder, {**options, "train.max_steps": 10})
+    started = first.metadata["started"]
+    time.sleep(1.1)
+    run = resumed(folder, {**options, "train.max_steps": -1})
+    assert run.metadata["started"] == started < run.metadata["time"]
+    times = [wall for _, wall, _ in scalars(convert(folder)[0], "loss/train")]
+    assert len(times) == len(run.rows) == 3
+    assert before <= times[0] - run.rows[0]["seconds"] <= time.time()
+    assert times[-1] - times[0] == pytest.approx(
+        run.rows[-1]["seconds"] - run.rows[0]["seconds"], abs=1e-3)
+    time.sleep(1.1)
+    again = trainer.Run(trainer.run("--overwrite", *trainer.arguments(
+        {**options, "run.out": folder, "train.max_steps": 10})), folder)
+    assert again.metadata["started"] > started, "a run of its own"
 
 
 @pytest.mark.parametrize("content, found, code", [
