@@ -97,6 +97,21 @@ int64_t classes_of(const AllSamples& all, const DataOptions& options) {
   return std::clamp<int64_t>(classes, 1, kMostClasses);  // what is out of range is told below
 }
 
+/// What to do about a label that is out of range.
+std::string advice_on_labels(const AllSamples& all, const DataOptions& options) {
+  const int64_t least = found_label(all, /*largest=*/false);
+  const int64_t most = found_label(all, /*largest=*/true);
+  if (least < 0 || least > kMostClasses || most - least >= kMostClasses) {
+    return concat("The labels are from ", least, " to ", most,
+                  ": number the classes from 0 on, as no option can.");
+  }
+  return options.name == "idx" || options.classes > 0
+             ? "Set data.label_offset to the smallest label and data.classes to the number of "
+               "classes (0: as many as the labels tell)."
+             : "For data of other classes give --data.name idx, which counts them, and "
+               "--data.label_offset if their labels do not begin at 0.";
+}
+
 /// From labels as the files have them to classes from 0.
 void number_classes(AllSamples& all, const DataOptions& options, const DataFiles& files) {
   all.classes = classes_of(all, options);
@@ -105,15 +120,10 @@ void number_classes(AllSamples& all, const DataOptions& options, const DataFiles
     const auto bad = std::find_if(samples->labels.begin(), samples->labels.end(),
                                   [&](int64_t label) { return label < least || label > most; });
     if (bad == samples->labels.end()) continue;
-    damaged(concat(
-        "'", files.paths[samples == &all.train ? 1 : 3], "': label ", bad - samples->labels.begin(),
-        " is ", *bad, ", expected ", least, " to ", most, " (data.label_offset = ", least, ", ",
-        all.classes, " classes). ",
-        options.name == "idx" || options.classes > 0
-            ? "Set data.label_offset to the smallest label and data.classes to the number of "
-              "classes (0: as many as the labels tell)."
-            : "For data of other classes give --data.name idx, which counts them, and "
-              "--data.label_offset if their labels do not begin at 0."));
+    damaged(concat("'", files.paths[samples == &all.train ? 1 : 3], "': label ",
+                   bad - samples->labels.begin(), " is ", *bad, ", expected ", least, " to ", most,
+                   " (data.label_offset = ", least, ", ", all.classes, " classes). ",
+                   advice_on_labels(all, options)));
   }
   for (Samples* samples : {&all.train, &all.test}) {
     for (int64_t& label : samples->labels) label -= least;
