@@ -156,6 +156,31 @@ TEST_F(DataFilesTest, OneOfSeveralSetsIsNamedByItsBeginning) {
                   "'emnist-mnist-test-images-idx3-ubyte', 'emnist-mnist-test-labels-idx1-ubyte'"});
 }
 
+TEST_F(DataFilesTest, AFolderOfASetsNameMustBeRenamedToNameTheSet) {
+  options_.data.name = "idx";
+  make(with("gzip/emnist-letters-"));
+  make(with("gzip/emnist-balanced-"));
+  for (const char* set : {"emnist-letters", "emnist-balanced"}) {
+    fs::create_directory(folder_.path() / "gzip" / set);
+  }
+  const std::string first = "(once the folder of that name has another)";
+  dir("gzip");
+  expect_refused(ExitCode::kInputMissing,
+                 {"several data sets", "'" + at("gzip/emnist-balanced") + "' " + first + ", '" +
+                                           at("gzip/emnist-letters") + "' " + first});
+  fs::rename(folder_.path() / "gzip/emnist-letters", folder_.path() / "gzip/other");
+  dir("gzip/emnist-letters");
+  expect_found(with("gzip/emnist-letters-"));
+}
+
+TEST_F(DataFilesTest, AFileIsNoFolder) {
+  make(with(""));
+  dir("train-images-idx3-ubyte");
+  expect_refused(ExitCode::kInputMissing,
+                 {"is a file, expected a folder; '" + folder_.path().string() + "' holds "},
+                 {"is not there"});
+}
+
 TEST_F(DataFilesTest, MnistsOwnNamesComeBeforeOthersBesideThem) {
   make(with(""));
   make(tests(with("emnist-digits-")));
@@ -282,7 +307,10 @@ TEST_F(SamplesTest, OfQmnistsLabelsTheFirstColumnIsTheClass) {
   column[3] = 255;
   column[0] = column[1] = column[2] = 255;
   labels(kDataFiles[1], {kTrain}, column, 12);
-  expect_refused(ExitCode::kInputDamaged, {kDataFiles[1], "label 0 is -1", "expected 0 to 256"});
+  expect_refused(ExitCode::kInputDamaged,
+                 {kDataFiles[1], "label 0 is -1", "expected 0 to 256", "from -1 to 256",
+                  "number the classes from 0"},
+                 {"Set data.label_offset"});  // which is at least 0
   labels(kDataFiles[1], {kTrain, 0}, {}, 12);
   expect_refused(ExitCode::kInputDamaged, {"6 images", "0 labels"});
   labels(kDataFiles[1], {kTrain, 2}, Bytes(12));
@@ -312,7 +340,8 @@ TEST_F(SamplesTest, LabelsOutOfRangeAreNamedWithTheOptionsToSet) {
   Bytes far(4 * kTrain);
   far[1] = 2;
   labels(kDataFiles[1], {kTrain}, far, 12);
-  expect_refused(ExitCode::kInputDamaged, {"label 0 is 131072", "expected 0 to 65535"});
+  expect_refused(ExitCode::kInputDamaged,
+                 {"label 0 is 131072", "expected 0 to 65535", "number the classes from 0"});
 }
 
 TEST_F(SamplesTest, TwoToFourDimensions) {

@@ -157,10 +157,24 @@ struct Found {
   const Candidates* files;
   /// The data.dir that names it.
   std::string dir() const {
+    return (set.empty() || is_hidden() ? place() : place() / set).string();
+  }
+  /// The same for a sentence.
+  std::string advice() const {
+    if (!is_hidden()) return "'" + dir() + "'";
+    return concat("'", (place() / set).string(), "' (once the folder of that name has another)");
+  }
+
+ private:
+  fs::path place() const {
+    const fs::path path = fs::absolute(folder->path).lexically_normal();
+    const bool ends_in_slash = path.filename().empty() && path.has_relative_path();
+    return ends_in_slash ? path.parent_path() : path;
+  }
+  /// Whether a folder of the set's name is what data.dir would name.
+  bool is_hidden() const {
     std::error_code ignored;
-    fs::path path = fs::absolute(folder->path).lexically_normal();
-    if (path.filename().empty() && path.has_relative_path()) path = path.parent_path();  // "a/"
-    return (set.empty() || fs::is_directory(path / set, ignored) ? path : path / set).string();
+    return !set.empty() && fs::is_directory(place() / set, ignored);
   }
 };
 
@@ -251,7 +265,7 @@ class Search {
   [[noreturn]] void refuse_missing() const { refuse("is not there. " + expected()); }
   [[noreturn]] void refuse_ambiguous(const std::vector<Found>& found) const {
     std::vector<std::string> dirs;
-    for (const Found& set : found) dirs.push_back("'" + set.dir() + "'");
+    for (const Found& set : found) dirs.push_back(set.advice());
     throw Error(concat(begin(), "holds several data sets; name one of them with --data.dir: ",
                        list(dirs, dirs.size()), "."),
                 ExitCode::kInputMissing);
@@ -284,9 +298,12 @@ class Search {
   [[noreturn]] void refuse_missing_set() const {
     std::vector<std::string> sets;
     for (const Folder& folder : folders_) {
-      for (const Found& found : whole_sets(folder, std::nullopt)) sets.push_back(found.dir());
+      for (const Found& found : whole_sets(folder, std::nullopt)) sets.push_back(found.advice());
     }
-    refuse(concat("is not there; '", folders_.front().path.string(), "' holds ",
+    std::error_code ignored;
+    const bool is_file = fs::exists(dir_, ignored);
+    refuse(concat(is_file ? "is a file, expected a folder; '" : "is not there; '",
+                  folders_.front().path.string(), "' holds ",
                   !sets.empty() ? concat("the data sets ", list(sets, kMostNames))
                   : folders_.front().names.empty() ? "nothing"
                                                    : list(folders_.front().names, kMostNames),
