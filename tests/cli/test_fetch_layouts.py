@@ -3,14 +3,14 @@
 import gzip
 import os
 import pathlib
+import shutil
 import subprocess
 
 import pytest
 
 from support import idx, trainer
 
-SCRIPT = pathlib.Path(__file__).resolve().parents[2] / "launch" / "fetch_mnist.sh"
-
+LAUNCH = pathlib.Path(__file__).resolve().parents[2] / "launch"
 
 
 def place(folder, name, path, zipped):
@@ -21,9 +21,15 @@ def place(folder, name, path, zipped):
 
 
 def fetch(folder):
+    """Runs a copy of the script: the checkout's own data/mnist is none of its business."""
+    copy = folder / "checkout/launch"
+    copy.mkdir(parents=True)
+    for name in ("fetch_mnist.sh", "setup.sh"):
+        shutil.copy(LAUNCH / name, copy)
     environment = {**os.environ, "SYNCBN_MNIST_DIR": str(folder), "SYNCBN_NO_FALLBACK": "1",
                    "SYNCBN_MNIST_MIRRORS": "http://127.0.0.1:9"}
-    return subprocess.run([SCRIPT], capture_output=True, text=True, timeout=60, env=environment)
+    return subprocess.run([copy / "fetch_mnist.sh"], capture_output=True, text=True, timeout=60,
+                          env=environment)
 
 
 @pytest.mark.parametrize(("layout", "zipped"), [
