@@ -15,9 +15,10 @@ def pytest_configure(config):
 
 @pytest.fixture(scope="session")
 def mnist_dir():
-    folder = os.environ.get("SYNCBN_MNIST_DIR", "")
-    assert folder, "set SYNCBN_MNIST_DIR to a folder with MNIST's four .gz files"
-    return pathlib.Path(folder)
+    folder = pathlib.Path(os.environ.get("SYNCBN_MNIST_DIR", ""))
+    assert all((folder / f"{name}.gz").is_file() for name in idx.NAMES), (
+        f"set SYNCBN_MNIST_DIR to a folder with {', '.join(idx.NAMES)}, each with .gz behind it")
+    return folder
 
 
 @pytest.fixture(scope="session")
