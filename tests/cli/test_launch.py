@@ -57,7 +57,7 @@ def test_what_a_script_does_not_take_is_refused(machine):
                          ("tensorboard.sh", "--pdf"), ("run_local.sh", "--gpus")]:
         assert_refused(machine.run(f"launch/{script}", word), 64, word, "usage:")
     assert_refused(machine.run("launch/lint.sh", "--tidy", "src"), 64, "'src'", "usage:")
-    assert_refused(machine.run("launch/report.sh", "study", "--pdf"), 64, "'--pdf'", "usage: launch/report.sh")
+    assert_refused(machine.run("launch/report.sh", "study", "--pdf"), 64, "'--pdf'", "usage: launch/")
 
 
 def test_the_slurm_script_is_for_sbatch(machine):
