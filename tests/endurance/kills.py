@@ -3,7 +3,7 @@
     python -m endurance.kills [--kills 200] [--seed 1]
 
 A study is started on 2 to 4 ranks (it has cells of two) and a rank, or mpirun, is killed at a random moment; the same
-command, on another number of ranks, goes on until the study is done, and then another begins. Every fourth job is a
+command, on another number of ranks, goes on until the study is done, and then another begins. Every second job is a
 training on 1 to 4 ranks, which goes on with --resume.
 """
 
@@ -78,7 +78,7 @@ def main():
         while sum(kills.values()) < wanted.kills:
             number = sum(ended.values())
             out = folder / f"out{number}"
-            if number % 4 < 3:
+            if number % 2 == 0:
                 kills["studies"] += until_done(study.words(config, out), study.PROGRAM, 2, chance,
                                                lambda: len(study.finished(out)) == study.TRIALS)
                 assert study.results(out) == expected, f"{out} differs from the undisturbed study"
