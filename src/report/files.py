@@ -11,6 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from report import shapes
@@ -141,7 +142,9 @@ def read_csv(path: Path, columns: Sequence[str], texts: Sequence[str] = (),
         raise Unfit("it is damaged (its last line has no end)")
     for column in frame:
         if column in columns and column not in texts:
-            frame[column] = _numbers(frame[column])
+            numbers = _numbers(values := frame[column])
+            if numbers is not values:
+                frame[column] = numbers
     return frame
 
 
@@ -156,9 +159,12 @@ def _numbers(values: pd.Series) -> pd.Series:
             raise Unfit(f"column '{values.name}' holds '{shapes.short(bad.iloc[0])}', which is no "
                         "number")
     if values.name in COUNTS:
-        fits = numbers.between(0, shapes.LARGEST_COUNT)
-        bad = numbers[~fits if values.name in KEYS else ~fits & numbers.notna()]
-        if len(bad):
+        counts = numbers.to_numpy()
+        fits = (counts >= 0) & (counts <= shapes.LARGEST_COUNT)
+        if values.name not in KEYS:
+            fits |= np.isnan(counts)
+        if not fits.all():
+            bad = numbers[~fits]
             raise Unfit(f"column '{values.name}' holds {bad.iloc[0]} in row {bad.index[0] + 1}, "
                         f"and must be from 0 to {shapes.LARGEST_COUNT}")
     return numbers
