@@ -89,7 +89,7 @@ std::string test_line(const MetricsRow& row, const Setting& setting) {
   std::ostringstream line;
   line << std::fixed << "test     loss " << std::setprecision(5) << row.test_loss << ", accuracy "
        << std::setprecision(2) << kPercent * row.test_accuracy << "% of "
-       << setting.data.test.size() << " samples, looked at once";
+       << setting.data.test.size() << " samples, after step " << setting.trainer.step();
   return line.str();
 }
 

@@ -135,9 +135,9 @@ def test_with_a_fraction_the_test_set_is_looked_at_once(finished, tmp_path, rank
     assert [line.endswith(",,,") for line in lines[1:]] == [True, True, False]
     assert [line["test_loss"] is None for line in run.lines] == [True, True, False]
     assert last["test_error"] == pytest.approx(1 - last["test_accuracy"], abs=1e-12)
-    [line] = [line for line in stderr.splitlines() if "looked at once" in line]
-    assert re.fullmatch(r"test     loss \d\.\d{5}, accuracy \d+\.\d\d% of 500 samples, looked at "
-                        r"once", line)
+    [line] = [line for line in stderr.splitlines() if line.startswith("test ")]
+    assert re.fullmatch(r"test     loss \d\.\d{5}, accuracy \d+\.\d\d% of 500 samples, after "
+                        rf"step {last['step']:.0f}", line)
     assert f"{last['test_loss']:.5f}" in line and f"{100 * last['test_accuracy']:.2f}%" in line
     assert run.metadata["data"]["measured_on"] == "validation"
     # The same weights on the test set, by another way.
