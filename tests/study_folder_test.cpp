@@ -171,25 +171,29 @@ TEST_F(StudyFolderTest, GoesOnWithTheSameStudyAlone) {
   expect_error([&] { create(); }, ExitCode::kCannotCreate, {path_});
 }
 
+const Json kData = {{"mnist", {{"train", "aa"}, {"test", "bb"}}},
+                    {"mnist 2", {{"train", "cc"}}},
+                    {"own scaled by its own mean and deviation", {{"0.25 and 0.5", ""}}}};
+
 // What run_study describes a study by, as far as folders are told apart by it.
-Json description(const Plan& plan, const std::string& device = "cpu", const char* digest = "aa") {
+Json description(const Plan& plan, const std::string& device = "cpu", const Json& data = kData) {
   Json cells = Json::array();
   for (const Cell& cell : plan.cells) cells.push_back({{"cell", cell.name}});
-  return {{"fingerprint", plan.fingerprint() + device + digest},
+  return {{"fingerprint", plan.fingerprint() + device + data.dump()},
           {"device", device},
-          {"data", {{"mnist", {{"train", digest}}}}},
+          {"data", data},
           {"experiments", {{{"name", "a"}, {"cells", cells}}}}};
 }
 
 TEST_F(StudyFolderTest, SaysWhatDiffersFromTheStudyThatItHolds) {
   folder().create("text", description(plan_));
   const auto expect_refused = [&](const std::string& text, const std::vector<std::string>& says,
-                                  const std::string& device = "cpu", const char* digest = "aa") {
+                                  const std::string& device = "cpu", const Json& data = kData) {
     SCOPED_TRACE(text);
     Plan other;
     other.experiments = parse_study({}, "[experiment a]\n" + text, "test.ini");
     other.cells = cells_of(other.experiments[0]);
-    const Json now = description(other, device, digest);
+    const Json now = description(other, device, data);
     const auto check = [&] { StudyFolder(path_, other).check("text", now); };
     const auto create = [&] { StudyFolder(path_, other).create("text", now); };
     expect_error(check, ExitCode::kCannotCreate, says);
@@ -201,7 +205,24 @@ TEST_F(StudyFolderTest, SaysWhatDiffersFromTheStudyThatItHolds) {
   expect_refused("train.batch = 16 | 32 | 64\n", {"'a/train.batch=64' is not in it"});
   expect_refused("train.batch = 32 | 64 | 128\n", {"'a/train.batch=64' and 1 more are not in it",
                                                    "'a/train.batch=16' is only in it"});
-  expect_refused(same, {"the files of the data set 'mnist' are others"}, "cpu", "bb");
+  const auto expect_data_refused = [&](const char* at, const Json& value, const std::string& says) {
+    Json data = kData;
+    data[Json::json_pointer(at)] = value;
+    expect_refused(same, {says + "; name another"}, "cpu", data);
+  };
+  expect_data_refused("/mnist/test", "xx", "'test' of the data set 'mnist' is another file");
+  expect_data_refused(
+      "/mnist/labels", "xx",
+      "the data set 'mnist' has 'train', 'test', expected 'train', 'test', 'labels'");
+  expect_data_refused("/mnist", {{"train", "aa"}},
+                      "the data set 'mnist' has 'train', 'test', expected 'train'");
+  expect_data_refused("/own scaled by its own mean and deviation", {{"0.5 and 0.5", ""}},
+                      "the data set 'own scaled by its own mean and deviation' has '0.25 and 0.5', "
+                      "expected '0.5 and 0.5'");
+  expect_data_refused("/kmnist", {{"train", "dd"}}, "the data set 'kmnist' is not in it");
+  Json one_set_less = kData;
+  one_set_less.erase("mnist 2");
+  expect_refused(same, {"the data set 'mnist 2' is only in it"}, "cpu", one_set_less);
   expect_refused(same, {"its device is 'cpu', expected 'cuda:0'"}, "cuda:0");
   EXPECT_NO_THROW(folder().check("text", description(plan_)));
 }

@@ -46,15 +46,6 @@ bool is_finished(const Json& metadata) {
   return status == "COMPLETE" || status == "DIVERGED";
 }
 
-template <class O>
-Json all_options(const O& options) {
-  Json json = Json::object();
-  for_each_option(options, [&](const char* key, const auto& field, const char*) {
-    json[key] = write_value(field);
-  });
-  return json;
-}
-
 Json optional_json(const std::optional<double>& value) {
   return value ? Json(*value) : Json(nullptr);
 }
@@ -231,7 +222,7 @@ std::unique_ptr<FileLock> StudyFolder::claim(const Trial& trial) {
 
 void StudyFolder::write_metadata(const Trial& trial, const Json& metadata) {
   Json whole = metadata;
-  whole["options"] = all_options(plan_.options_of(trial));
+  whole["options"] = options_json(plan_.options_of(trial));
   write_file(folder(trial) + "/metadata.json", text_of(whole));
 }
 

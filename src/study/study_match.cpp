@@ -15,16 +15,17 @@ using Texts = std::vector<std::string>;
 constexpr size_t kMostClauses = 6;
 
 template <class O>
-void add_options(Json& json, const O& options) {
+Json all_options(const O& options) {
+  Json all = Json::object();
   for_each_option(options, [&](const char* key, const auto& field, const char*) {
-    json[key] = write_value(field);
+    all[key] = write_value(field);
   });
+  return all;
 }
 
 Json options_of(const TrialOptions& options) {
-  Json all = Json::object();
-  add_options(all, options.train);
-  add_options(all, options.study);
+  Json all = all_options(options.train);
+  all.update(all_options(options.study));
   return all;
 }
 
@@ -61,19 +62,34 @@ void add_lacking(Texts& clauses, const Texts& names, const Texts& others, const 
                            more > 0 ? " are " : " is ", are));
 }
 
+std::string names_text(const Json& json) {
+  std::string text;
+  for (const auto& entry : json.items()) {
+    text += concat(text.empty() ? "" : ", ", quoted(entry.key()));
+  }
+  return text.empty() ? "nothing" : text;
+}
+
+// A data set's files with their digests, or the mean and deviation that scale its inputs.
 void add_data(Texts& clauses, const Json& before, const Json& now) {
-  for (const auto& [name, digests] : now.items()) {
+  for (const auto& [name, files] : now.items()) {
     const Json old = member(before, name.c_str());
-    if (old.is_null()) {
-      clauses.push_back(concat("the data set ", quoted(name), " is new"));
+    const std::string set = "the data set " + quoted(name);
+    if (!old.is_object()) {
+      clauses.push_back(set + " is not in it");
       continue;
     }
-    for (const auto& [file, digest] : digests.items()) {
+    const std::string has = names_text(old), expected = names_text(files);
+    if (has != expected) clauses.push_back(concat(set, " has ", has, ", expected ", expected));
+    for (const auto& [file, digest] : files.items()) {
       const Json known = member(old, file.c_str());
       if (known.is_null() || known == digest) continue;
-      clauses.push_back(concat("the files of the data set ", quoted(name), " are others"));
-      break;
+      clauses.push_back(concat(quoted(file), " of ", set, " is another file"));
     }
+  }
+  for (const auto& entry : before.items()) {
+    if (now.contains(entry.key())) continue;
+    clauses.push_back(concat("the data set ", quoted(entry.key()), " is only in it"));
   }
 }
 
@@ -113,16 +129,18 @@ void add_options(Texts& clauses, const std::string& path, const Texts& known, co
 
 }  // namespace
 
+Json options_json(const Options& options) {
+  return all_options(options);
+}
+
 Json cell_json(const Cell& cell) {
-  Json settings = Json::object(), options = Json::object(), study = Json::object();
+  Json settings = Json::object();
   for (const auto& [key, value] : cell.settings) settings[key] = value;
-  add_options(options, cell.options.train);
-  add_options(study, cell.options.study);
   return {{"experiment", cell.experiment},
           {"cell", cell.name},
           {"settings", settings},
-          {"options", options},
-          {"study", study}};
+          {"options", all_options(cell.options.train)},
+          {"study", all_options(cell.options.study)}};
 }
 
 Texts differences(const std::string& path, const Json& before, const Plan& plan, const Json& now) {

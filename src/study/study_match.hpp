@@ -9,6 +9,9 @@
 
 namespace syncbn {
 
+/// Every option of a training, as `set_option` takes it.
+nlohmann::ordered_json options_json(const Options& options);
+
 /// cell.json: the cell's settings and every option.
 nlohmann::ordered_json cell_json(const Cell& cell);
 
