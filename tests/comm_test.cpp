@@ -270,7 +270,7 @@ TEST(MpiCommunicator, RefusesMoreElementsThanOneCallMoves) {
 /// What `agree` makes of `phase`: its exit code and message, or 0.
 std::pair<int, std::string> agreed(const std::function<void()>& phase) {
   try {
-    agree(*test_runtime().world(), phase);
+    agree(*test_runtime().world(), {"an agreement"}, phase);
   } catch (const UsageError& error) {
     return {static_cast<int>(error.code()), error.what()};
   }

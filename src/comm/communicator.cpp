@@ -108,10 +108,6 @@ void Communicator::wait(at::Device device) {
   wait(now);
 }
 
-void agree(Communicator& comm, const std::function<void()>& phase) {
-  agree(comm, {"an agreement"}, phase);
-}
-
 void agree(Communicator& comm, const Purpose& purpose, const std::function<void()>& phase) {
   std::string verdict;  // empty, or the exit code, a space and the message
   try {

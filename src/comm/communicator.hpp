@@ -123,7 +123,6 @@ class Communicator {
 /// with the same message). `phase` calls no collective. Put it around whatever may fail on one rank
 /// alone, before the next collective, so that no peer is left waiting.
 void agree(Communicator& comm, const Purpose& purpose, const std::function<void()>& phase);
-void agree(Communicator& comm, const std::function<void()>& phase);
 
 /// Collective. Throws UsageError(kDisagree), naming the ranks that differ from rank 0 and showing
 /// the first differing line of both, unless `text` is the same on every rank. `what`: a string

@@ -79,7 +79,7 @@ int probe(Runtime& runtime, const std::string& way) {
   if (way == "runtime_error" && last) throw std::runtime_error("first line\nsecond line");
   if (way == "torch_error" && last) TORCH_CHECK(false, "shapes differ");
   if (way == "agree") {
-    agree(*runtime.world(), [&] {
+    agree(*runtime.world(), {"the probe"}, [&] {
       if (last) throw Error("the file is torn", ExitCode::kInputDamaged);
     });
   }
