@@ -57,7 +57,7 @@ struct TrainOptions {
   int64_t batch = 128;         // B
   int64_t batch_per_rank = 0;  // above 0, instead of batch: B = this × ranks
   int64_t epochs = 5;
-  int64_t max_steps = -1;          // −1: no limit; 0: write the initial weights and stop
+  int64_t max_steps = -1;          // −1: no limit; 0: no training
   std::string optimizer = "adam";  // sgd | adam | adamw
   double lr = 1e-3;
   std::string lr_rule = "none";  // none | linear | sqrt
@@ -161,7 +161,8 @@ void for_each_option(O& o, F&& f) {
     "instead of train.batch: B = this times the ranks");
   f("train.epochs", o.train.epochs, "passes over the training set");
   f("train.max_steps", o.train.max_steps,
-    "stop after this many steps (-1: no limit; 0: write the initial weights and stop)");
+    "stop after this many steps (-1: no limit; 0: only write the initial weights, or evaluate "
+    "those of model.weights)");
   f("train.optimizer", o.train.optimizer, "sgd | adam | adamw");
   f("train.lr", o.train.lr, "learning rate, stated for train.lr_reference when a rule is set");
   f("train.lr_rule", o.train.lr_rule, "scale the learning rate with B: none | linear | sqrt");
