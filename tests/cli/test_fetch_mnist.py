@@ -256,12 +256,9 @@ def wrong_bytes(handler, body, start):
     serve(handler, gzip.compress(bytes(changed), 1), start)
 
 
-BOMB = 10 * gzip.compress(bytes(20_000_000), 1)
-
-
-def bomb(handler, body, start):
+def bomb(handler, body, start, zeros=gzip.compress(bytes(20_000_000), 1)):  # made but once
     """Right at first, but inflating to far more."""
-    serve(handler, body + BOMB, start)
+    serve(handler, body + 10 * zeros, start)
 
 
 def page(handler, *_):
