@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# What is too slow for every build, a share of each in about 40 minutes on 2 cores: the tests labelled "nightly" (one is the
+# Runs a share of what is too slow for every build, in about 40 minutes on 2 cores: the tests labelled "nightly" (one is the
 # table of faults), random kills, mutated inputs, the fuzz targets, a soak, and tests under sanitizers.
 #
 #   tests/nightly.sh [PART …]      of: tests kills mutations fuzz soak asan tsan
